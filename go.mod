@@ -1,0 +1,3 @@
+module lapis
+
+go 1.26
