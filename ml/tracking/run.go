@@ -19,16 +19,16 @@ type Run struct {
 	Properties  map[string]string // Azure ML's, not shown to MLflow
 
 	Status   Status
-	Hidden   bool // archived, in Azure ML's words
-	Deleted  int64 // when MLflow deleted it, in Unix ms; 0 = not deleted
-	Created  int64 // Unix ms
-	Start    int64 // Unix ms; 0 before the start. MLflow keeps what the client says.
-	End      int64 // Unix ms; 0 before the end
+	Hidden   bool   // archived, in Azure ML's words
+	Deleted  int64  // when MLflow deleted it, in Unix ms; 0 = not deleted
+	Created  int64  // Unix ms
+	Start    int64  // Unix ms; 0 before the start. MLflow keeps what the client says.
+	End      int64  // Unix ms; 0 before the end
 	Artifact string // artefact root, as MLflow shows it
 
-	Reason   string         // why it waits or what it is doing now, for people: "waits for a slot on cpu-cluster (2 of 2 busy)"
-	Warnings []string       // things the user should know that did not stop the job
-	Error    *RunError      // why it failed
+	Reason   string           // why it waits or what it is doing now, for people: "waits for a slot on cpu-cluster (2 of 2 busy)"
+	Warnings []string         // things the user should know that did not stop the job
+	Error    *RunError        // why it failed
 	Outputs  map[string]Asset // named outputs that are there, by name
 	Inputs   map[string]Asset
 
