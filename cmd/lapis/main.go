@@ -1,0 +1,128 @@
+// Command lapis is Azure Machine Learning on your own machines: the server,
+// and the command line that speaks to it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"lapis/fault"
+)
+
+// The groups that help lists commands in.
+const (
+	groupServer = "server"
+	groupML     = "ml"
+)
+
+// commands is every command, in the order that help shows them. Each sits in
+// the file of its name.
+func commands() []*cobra.Command {
+	return []*cobra.Command{
+		versionCommand(),
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// After the first signal the default action is back, so that a second
+	// Ctrl-C ends a command that is slow to stop.
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run runs one command line and returns the exit code: 0, or 1 after it has
+// said what is wrong on errs.
+func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errs)
+	if err := root.ExecuteContext(ctx); err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return 130
+		}
+		fmt.Fprintln(errs, errorLine(err))
+		return 1
+	}
+	return 0
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lapis",
+		Short: "Azure Machine Learning on your own machines",
+		Long: `Azure Machine Learning on your own machines: one server that unmodified
+Azure ML clients talk to, and a command line with the verbs of "az ml".`,
+		Example: `  lapis up                                   start the server
+  eval "$(lapis connect)"                    point this shell's clients at it
+  lapis job create -f job.yml --stream       run a job and follow its log`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.AddGroup(
+		&cobra.Group{ID: groupML, Title: "Machine learning:"},
+		&cobra.Group{ID: groupServer, Title: "The server:"},
+	)
+	root.AddCommand(commands()...)
+	return root
+}
+
+// errorLine is the one line that says what is wrong; a fault's details follow
+// on lines of their own.
+func errorLine(err error) string {
+	var b strings.Builder
+	b.WriteString("ERROR: ")
+	b.WriteString(err.Error())
+	if f := fault.Find(err); f != nil {
+		for _, d := range f.Details {
+			b.WriteString("\n  ")
+			b.WriteString(d.Message)
+		}
+	}
+	return b.String()
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version of this binary",
+		GroupID: groupServer,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintln(cmd.OutOrStdout(), "lapis", version())
+			return nil
+		},
+	}
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "devel-" + s.Value[:12]
+		}
+	}
+	return "devel"
+}
