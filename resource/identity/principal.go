@@ -20,6 +20,7 @@ type Principal struct {
 	Name   string // for people to read
 	Kind   Kind
 	Tenant string
+	Client string // client (application) id of a service principal
 
 	// Of a job's token: the workspace's resource id and the job's name. Such a
 	// principal works in that workspace alone.
