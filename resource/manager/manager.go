@@ -1,0 +1,169 @@
+// Package manager is the one road that every write to a resource takes, and
+// the way all reads go: which type, may the caller, what does policy say, is it
+// sound, store.
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+
+	"lapis/fault"
+	"lapis/resource"
+	"lapis/resource/identity"
+)
+
+// Access answers whether a principal may do something to a resource. Actions
+// are the type and the verb: "Microsoft.X/things/write".
+type Access interface {
+	Check(ctx context.Context, p identity.Principal, action string, id resource.ID) error
+}
+
+// Policies are rules on writes. They may alter the change or refuse it.
+type Policies interface {
+	Apply(ctx context.Context, c *resource.Change) error
+}
+
+// Manager keeps the road.
+type Manager struct {
+	types    *resource.Types
+	store    resource.Store
+	access   Access
+	policies Policies // nil: none
+	log      *slog.Logger
+	wake     chan struct{} // tells the operation loop that there is work
+	now      func() time.Time
+}
+
+// New makes a manager. Policies may be nil.
+func New(types *resource.Types, store resource.Store, access Access, policies Policies, log *slog.Logger) *Manager {
+	return &Manager{types: types, store: store, access: access, policies: policies, log: log,
+		wake: make(chan struct{}, 1), now: func() time.Time { return time.Now().UTC() }}
+}
+
+// Types are the types the manager knows.
+func (m *Manager) Types() *resource.Types { return m.types }
+
+// Store is where resources are kept, for nouns and loops that read.
+func (m *Manager) Store() resource.Store { return m.store }
+
+// Request is one write.
+type Request struct {
+	ID          resource.ID
+	Caller      identity.Principal
+	Body        json.RawMessage // of a PUT: the envelope; of a PATCH: the patch; of an action: its input
+	IfMatch     string          // an etag or "*"; "" for none
+	IfNoneMatch string          // "*"; "" for none
+	Action      string          // of a POST
+	Correlation string
+	View        resource.View
+}
+
+// Reply is what a write made of it.
+type Reply struct {
+	Resource  resource.Resource
+	Created   bool
+	Operation string // id to poll; "" when all is done
+	Body      any    // of an action
+	Accepted  bool   // of an action: answer with 202
+}
+
+// attempts bounds how often the road is run again when others write meanwhile.
+const attempts = 8
+
+// retry runs one pass of the road, again while its ground moves under it. A
+// conditional request is not run again: its condition no longer holds.
+func retry(conditional bool, pass func() (Reply, error)) (Reply, error) {
+	for try := 1; ; try++ {
+		reply, err := pass()
+		if !errors.Is(err, resource.ErrChanged) {
+			return reply, err
+		}
+		if conditional {
+			return Reply{}, stale("")
+		}
+		if try == attempts {
+			return Reply{}, fault.New(fault.Conflict, "Conflict", "The resource is being changed by others; try again.").From(err)
+		}
+	}
+}
+
+func stale(id string) error {
+	msg := "The resource has changed since it was read; read it again, and send its new etag."
+	if id != "" {
+		msg = "The condition of the request does not hold for " + id + ": " + msg
+	}
+	return fault.Stale("%s", msg)
+}
+
+// stored is the resource, or nil if it is not there.
+func (m *Manager) stored(ctx context.Context, t *resource.Type, id resource.ID) (*resource.Resource, error) {
+	r, err := m.read(ctx, t, id)
+	if fault.Is(err, fault.Missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+func (m *Manager) read(ctx context.Context, t *resource.Type, id resource.ID) (resource.Resource, error) {
+	if t.Read != nil {
+		return t.Read(ctx, id)
+	}
+	return m.store.Get(ctx, id)
+}
+
+// parent makes sure that what the resource lies in is there.
+func (m *Manager) parent(ctx context.Context, id resource.ID) error {
+	for up := id.Parent(); !up.Zero(); up = up.Parent() {
+		t, err := m.types.Find(up.Type())
+		if err != nil {
+			return err
+		}
+		if t.Virtual || t.Implied {
+			continue
+		}
+		r, err := m.stored(ctx, t, up)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			return missing(t, up)
+		}
+		return nil
+	}
+	return nil
+}
+
+// missing says in ARM's codes that a resource is not there.
+func missing(t *resource.Type, id resource.ID) error {
+	switch {
+	case id.Is(resource.SubscriptionType):
+		return fault.New(fault.Missing, "SubscriptionNotFound", "The subscription '%s' could not be found.", id.Name()).At(id.String())
+	case id.Is(resource.GroupType):
+		return fault.New(fault.Missing, "ResourceGroupNotFound", "Resource group '%s' could not be found.", id.Name()).At(id.String())
+	}
+	where := ""
+	if up := id.Parent(); !up.Zero() {
+		where = " in '" + up.Name() + "'"
+	}
+	return fault.New(fault.Missing, "ResourceNotFound", "The %s '%s' could not be found%s.", t.Title, id.Name(), where).At(id.String())
+}
+
+func (m *Manager) activity(req Request, action, result string) resource.Activity {
+	return resource.Activity{At: m.now(), Caller: req.Caller.Name, CallerID: req.Caller.ID,
+		Action: action, Resource: req.ID, Result: result, Correlation: req.Correlation}
+}
+
+// stamp says that the caller did it now.
+func (m *Manager) stamp(p identity.Principal) resource.Stamp {
+	by := "User"
+	if p.Kind != identity.User {
+		by = "Application"
+	}
+	return resource.Stamp{At: m.now(), By: p.Name, ByType: by}
+}

@@ -1,0 +1,163 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"lapis/fault"
+	"lapis/resource"
+)
+
+// Wake tells the operation loop that there may be work.
+func (m *Manager) Wake() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// workers bounds how many operations run at once.
+const workers = 8
+
+// Run does the work of operations until ctx ends: what a restart interrupted is
+// done again from its start.
+func (m *Manager) Run(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	var (
+		mu    sync.Mutex
+		taken = map[string]bool{}
+		group sync.WaitGroup
+		slots = make(chan struct{}, workers)
+	)
+	defer group.Wait()
+	for {
+		open, err := m.store.OpenOperations(ctx)
+		if err != nil && ctx.Err() == nil {
+			m.log.Error("read open operations", "err", err)
+		}
+		for _, op := range open {
+			mu.Lock()
+			busy := taken[op.ID] || taken[op.Resource.Key()]
+			if !busy {
+				taken[op.ID], taken[op.Resource.Key()] = true, true
+			}
+			mu.Unlock()
+			if busy {
+				continue
+			}
+			group.Add(1)
+			go func() {
+				defer group.Done()
+				slots <- struct{}{}
+				m.operate(ctx, op)
+				<-slots
+				mu.Lock()
+				delete(taken, op.ID)
+				delete(taken, op.Resource.Key())
+				mu.Unlock()
+				m.Wake()
+			}()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// operate does one operation and records how it ended.
+func (m *Manager) operate(ctx context.Context, op resource.Operation) {
+	b, err := m.work(ctx, &op)
+	if ctx.Err() != nil {
+		return // the next start does it again
+	}
+	op.Ended = m.now()
+	if err != nil {
+		op.State, op.Code, op.Message = resource.Failed, "InternalServerError", "The operation failed for a reason that the server's log tells."
+		if f := fault.Find(err); f != nil {
+			op.Code, op.Message = f.Code, f.Message
+		} else {
+			m.log.Error("operation", "id", op.ID, "verb", op.Verb, "resource", op.Resource.String(), "err", err)
+		}
+		if op.Verb == "put" || op.Verb == "delete" {
+			b.Statuses = append(b.Statuses, m.failed(ctx, op))
+		}
+	} else {
+		op.State = resource.Succeeded
+	}
+	b.Operations = append(b.Operations, op)
+	if _, err := m.store.Commit(ctx, b); err != nil && ctx.Err() == nil {
+		m.log.Error("record the end of an operation", "id", op.ID, "err", err)
+	}
+}
+
+// work is what the operation is about; the batch is committed with its end.
+func (m *Manager) work(ctx context.Context, op *resource.Operation) (resource.Batch, error) {
+	var b resource.Batch
+	t, err := m.types.Find(op.Resource.Type())
+	if err != nil {
+		return b, err
+	}
+	r, err := m.stored(ctx, t, op.Resource)
+	if err != nil {
+		return b, err
+	}
+	switch op.Verb {
+	case "put":
+		if r == nil {
+			return b, fault.New(fault.Missing, "ResourceNotFound", "The %s '%s' was deleted meanwhile.", t.Title, op.Resource.Name())
+		}
+		status, err := t.Provision(ctx, *r)
+		if err != nil {
+			return b, err
+		}
+		done := resource.Overlay(orEmpty(r.Status), stateJSON(resource.Succeeded))
+		done = resource.Overlay(done, status)
+		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: r.ID, Status: done})
+	case "delete":
+		if r == nil {
+			return b, nil
+		}
+		if err := t.Release(ctx, *r); err != nil {
+			return b, err
+		}
+		b.Removals = append(b.Removals, resource.Removal{ID: r.ID, Expect: resource.Any, Deep: true})
+	default:
+		_, act, ok := findAction(t, op.Verb)
+		if !ok {
+			return b, fault.Invalid("a %s has no action %q", t.Title, op.Verb)
+		}
+		call := resource.Call{ID: op.Resource, Body: op.Input}
+		if r != nil {
+			call.Resource = *r
+		} else if !act.Bare {
+			return b, missing(t, op.Resource)
+		}
+		body, err := act.Run(ctx, call)
+		if err != nil {
+			return b, err
+		}
+		if body != nil {
+			if op.Result, err = json.Marshal(body); err != nil {
+				return b, err
+			}
+		}
+	}
+	return b, nil
+}
+
+// failed is the status of a resource whose operation failed.
+func (m *Manager) failed(ctx context.Context, op resource.Operation) resource.StatusWrite {
+	status := json.RawMessage("{}")
+	if r, err := m.store.Get(ctx, op.Resource); err == nil {
+		status = orEmpty(r.Status)
+	}
+	raw, _ := json.Marshal(map[string]any{"provisioningState": resource.Failed,
+		"provisioningErrors": []any{map[string]any{"error": map[string]string{"code": op.Code, "message": op.Message}}}})
+	return resource.StatusWrite{ID: op.Resource, Status: resource.Overlay(status, raw)}
+}

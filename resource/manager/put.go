@@ -1,0 +1,193 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+
+	"lapis/fault"
+	"lapis/resource"
+)
+
+// Put makes the resource as the body wants it, or replaces it.
+func (m *Manager) Put(ctx context.Context, req Request) (Reply, error) {
+	return retry(req.IfMatch != "" || req.IfNoneMatch != "", func() (Reply, error) {
+		return m.put(ctx, req)
+	})
+}
+
+func (m *Manager) put(ctx context.Context, req Request) (Reply, error) {
+	t, err := m.types.Find(req.ID.Type())
+	if err != nil {
+		return Reply{}, err
+	}
+	if t.Virtual || t.Read != nil {
+		return Reply{}, fault.New(fault.NotAllowed, "MethodNotAllowed", "A %s cannot be written.", t.Title)
+	}
+	if err := m.access.Check(ctx, req.Caller, t.Name+"/write", req.ID); err != nil {
+		return Reply{}, err
+	}
+	c, err := m.change(ctx, t, req) // the stored resource beside the wanted one
+	if err != nil {
+		return Reply{}, err
+	}
+	return m.admit(ctx, t, req, c)
+}
+
+// admit is the rest of the road, which PUT and PATCH share.
+func (m *Manager) admit(ctx context.Context, t *resource.Type, req Request, c *resource.Change) (Reply, error) {
+	if m.policies != nil {
+		if err := m.policies.Apply(ctx, c); err != nil {
+			return Reply{}, err
+		}
+	}
+	if t.Admit != nil {
+		if err := t.Admit(ctx, c); err != nil {
+			return Reply{}, err
+		}
+	}
+	return m.commit(ctx, t, req, c)
+}
+
+// envelope is what the body of a PUT may hold beside read-only members.
+type envelope struct {
+	Location   string            `json:"location"`
+	Kind       string            `json:"kind"`
+	Tags       map[string]string `json:"tags"`
+	SKU        json.RawMessage   `json:"sku"`
+	Identity   json.RawMessage   `json:"identity"`
+	Properties json.RawMessage   `json:"properties"`
+}
+
+// change reads what is stored and what is wanted.
+func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*resource.Change, error) {
+	old, err := m.stored(ctx, t, req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := condition(req, old); err != nil {
+		return nil, err
+	}
+	if old == nil {
+		if t.Check != nil {
+			if err := t.Check(req.ID.Name()); err != nil {
+				return nil, err
+			}
+		}
+		if err := m.parent(ctx, req.ID); err != nil {
+			return nil, err
+		}
+	}
+	var e envelope
+	if err := decodeBody(req.Body, &e); err != nil {
+		return nil, err
+	}
+	props, err := resource.DropNulls(e.Properties)
+	if err != nil {
+		return nil, fault.Invalid("the request body is not valid JSON: %v", err).With("InvalidRequestContent")
+	}
+	if len(props) == 0 || string(props) == "null" {
+		props = json.RawMessage("{}")
+	}
+	if props[0] != '{' {
+		return nil, fault.Invalid("'properties' must be an object").With("InvalidRequestContent").At("properties")
+	}
+	wanted := resource.Resource{ID: req.ID, Location: e.Location, Kind: e.Kind, Tags: e.Tags,
+		SKU: notNull(e.SKU), Identity: notNull(e.Identity), Properties: props, Updated: m.stamp(req.Caller)}
+	if old != nil {
+		wanted.ID = old.ID // the case it was made in
+		wanted.Status, wanted.Created, wanted.Born = old.Status, old.Created, old.Born
+		wanted.Lookup, wanted.Archived = old.Lookup, old.Archived
+		if wanted.Location == "" {
+			wanted.Location = old.Location
+		}
+	} else {
+		wanted.Created = wanted.Updated
+	}
+	return &resource.Change{Old: old, New: &wanted, Caller: req.Caller, View: req.View}, nil
+}
+
+func notNull(raw json.RawMessage) json.RawMessage {
+	if string(raw) == "null" {
+		return nil
+	}
+	return raw
+}
+
+// decodeBody reads a body into a struct and names what is wrong with it.
+func decodeBody(body json.RawMessage, into any) error {
+	if len(body) == 0 {
+		return fault.Invalid("the request has no body; a JSON object is expected").With("InvalidRequestContent")
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		f := fault.Invalid("the request body is not what is expected here: %v", err).With("InvalidRequestContent")
+		var wrong *json.UnmarshalTypeError
+		if asType(err, &wrong) {
+			f.Message = "the request body is not what is expected here: '" + wrong.Field + "' must not be of the type " + wrong.Value
+			f.Target = wrong.Field
+		}
+		return f
+	}
+	return nil
+}
+
+// condition checks If-Match and If-None-Match against what is stored.
+func condition(req Request, old *resource.Resource) error {
+	if req.IfMatch != "" {
+		if old == nil || (req.IfMatch != "*" && req.IfMatch != old.Etag) {
+			return stale(req.ID.String())
+		}
+	}
+	if req.IfNoneMatch != "" && old != nil && (req.IfNoneMatch == "*" || req.IfNoneMatch == old.Etag) {
+		return stale(req.ID.String())
+	}
+	return nil
+}
+
+// commit stores the change with its activity entry and, where work outlives the
+// request, its operation.
+func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *resource.Change) (Reply, error) {
+	b := c.Batch
+	expect, result := resource.Absent, "Succeeded"
+	if c.Old != nil {
+		expect = c.Old.Etag
+	}
+	reply := Reply{Created: c.Old == nil}
+	if t.Async || t.Provision != nil {
+		op := resource.Operation{ID: newGUID(), Verb: "put", Resource: c.New.ID, Caller: req.Caller.Name,
+			State: resource.Succeeded, Started: m.now(), Ended: m.now()}
+		if t.Provision != nil {
+			op.State, op.Ended, result = resource.OperationRunning, zeroTime, "Started"
+			state := resource.Creating
+			if c.Old != nil {
+				state = resource.Updating
+			}
+			c.New.Status = resource.Overlay(c.New.Status, stateJSON(state))
+			if len(c.New.Status) == 0 {
+				c.New.Status = stateJSON(state)
+			}
+		}
+		b.Operations = append(b.Operations, op)
+		if t.Async {
+			reply.Operation = op.ID
+		}
+	}
+	b.Puts = append(b.Puts, resource.Write{Resource: *c.New, Expect: expect, Keep: c.Old != nil && t.Provision == nil && c.New.Status == nil})
+	b.Activities = append(b.Activities, m.activity(req, t.Name+"/write", result))
+	if _, err := m.store.Commit(ctx, b); err != nil {
+		return Reply{}, err
+	}
+	if t.Provision != nil {
+		m.Wake()
+	}
+	stored, err := m.read(ctx, t, c.New.ID)
+	if err != nil {
+		return Reply{}, err
+	}
+	reply.Resource = stored
+	return reply, m.view(ctx, t, req.View, &reply.Resource)
+}
+
+func stateJSON(state string) json.RawMessage {
+	raw, _ := json.Marshal(resource.State{ProvisioningState: state})
+	return raw
+}
