@@ -141,9 +141,20 @@ func WriteError(w http.ResponseWriter, err error) {
 	if f.Kind == fault.Unavailable {
 		w.Header().Set("Retry-After", "1")
 	}
-	WriteJSON(w, Status(f.Kind), map[string]any{"error": map[string]any{
-		"code": f.Code, "message": f.Message,
-	}})
+	WriteJSON(w, Status(f.Kind), map[string]any{"error": errorBody(f)})
+}
+
+// errorBody is a fault in ARM's JSON.
+func errorBody(f *fault.Error) map[string]any {
+	details := make([]any, len(f.Details))
+	for i, d := range f.Details {
+		details[i] = errorBody(d)
+	}
+	body := map[string]any{"code": f.Code, "message": f.Message, "details": details}
+	if f.Target != "" {
+		body["target"] = f.Target
+	}
+	return body
 }
 
 // WriteJSON sends v as JSON.

@@ -8,7 +8,6 @@ import (
 	"lapis/resource"
 )
 
-
 // Secret returns a sealed value, or nil if there is none.
 func (s *Resources) Secret(ctx context.Context, owner resource.ID, name string) ([]byte, error) {
 	var sealed []byte
