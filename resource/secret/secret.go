@@ -1,0 +1,116 @@
+// Package secret keeps values that must not be read from a stolen database:
+// datastore keys, endpoint keys. A value is sealed under the id of the resource
+// it belongs to and its name, so that it opens nowhere else.
+package secret
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// KeySize is the size of a sealing key in bytes.
+const KeySize = 32
+
+// version is the first byte of a sealed value: AES-256-GCM, a nonce of 12
+// bytes, then the ciphertext.
+const version = 1
+
+// ErrSealed says that a sealed value does not open: another key sealed it, it
+// belongs to another resource or name, or it was changed.
+var ErrSealed = errors.New("the sealed value does not open with this key under this name")
+
+// Sealer seals and opens values. It is pure and safe for concurrent use.
+type Sealer struct{ aead cipher.AEAD }
+
+// NewSealer returns a Sealer for a key of KeySize random bytes.
+func NewSealer(key []byte) (*Sealer, error) {
+	if len(key) != KeySize {
+		return nil, fmt.Errorf("the sealing key has %d bytes, not %d", len(key), KeySize)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, err
+	}
+	return &Sealer{aead: aead}, nil
+}
+
+// NewKey makes a random sealing key.
+func NewKey() []byte {
+	key := make([]byte, KeySize)
+	rand.Read(key)
+	return key
+}
+
+// Seal encrypts the value for the resource id (in any case of letters) and name.
+func (s *Sealer) Seal(id, name string, value []byte) []byte {
+	return s.aead.Seal([]byte{version}, nil, value, bound(id, name))
+}
+
+// Open decrypts what Seal made for the same id and name, or returns ErrSealed.
+func (s *Sealer) Open(id, name string, sealed []byte) ([]byte, error) {
+	if len(sealed) == 0 || sealed[0] != version {
+		return nil, ErrSealed
+	}
+	value, err := s.aead.Open(nil, nil, sealed[1:], bound(id, name))
+	if err != nil {
+		return nil, ErrSealed
+	}
+	return value, nil
+}
+
+// bound is what a value is tied to. A NUL stands in neither part.
+func bound(id, name string) []byte {
+	return []byte(strings.ToLower(id) + "\x00" + name)
+}
+
+// Store keeps sealed values by resource id (compared without regard to case)
+// and name.
+type Store interface {
+	// PutSecret replaces the value.
+	PutSecret(ctx context.Context, id, name string, sealed []byte) error
+
+	// Secret returns the value, or fault.Missing.
+	Secret(ctx context.Context, id, name string) ([]byte, error)
+
+	// DeleteSecrets removes all values of the resource and of those below it.
+	// That there are none is no error.
+	DeleteSecrets(ctx context.Context, id string) error
+}
+
+// Vault is a Store with the key to it.
+type Vault struct {
+	Store  Store
+	Sealer *Sealer
+}
+
+// Put seals and stores the value.
+func (v *Vault) Put(ctx context.Context, id, name string, value []byte) error {
+	return v.Store.PutSecret(ctx, id, name, v.Sealer.Seal(id, name, value))
+}
+
+// Get returns the value, or fault.Missing.
+func (v *Vault) Get(ctx context.Context, id, name string) ([]byte, error) {
+	sealed, err := v.Store.Secret(ctx, id, name)
+	if err != nil {
+		return nil, err
+	}
+	value, err := v.Sealer.Open(id, name, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open secret %s of %s: %w", name, id, err)
+	}
+	return value, nil
+}
+
+// Delete removes the values of the resource and of those below it.
+func (v *Vault) Delete(ctx context.Context, id string) error {
+	return v.Store.DeleteSecrets(ctx, id)
+}
