@@ -33,6 +33,11 @@ func commands() []*cobra.Command {
 }
 
 func main() {
+	// A supervisor starts with every job: it does nothing that only the other
+	// commands need.
+	if len(os.Args) > 1 && os.Args[1] == "supervise" {
+		os.Exit(supervise())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// After the first signal the default action is back, so that a second
 	// Ctrl-C ends a command that is slow to stop.

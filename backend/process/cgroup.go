@@ -1,0 +1,220 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// cgroupRoot is where the kernel's control groups are mounted.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cage holds a task to its limits by control groups. A nil cage holds nothing.
+type cage struct {
+	memory  string // folder of the group with the memory limit, or ""
+	cpu     string // of the group with the CPU share; the same one in version 2
+	unified bool   // version 2
+}
+
+// newCage makes groups for the task with the folder dir. The error says which
+// limit cannot be had and why; the cage holds the others.
+func newCage(dir string, memory int64, cpu float64) (*cage, error) {
+	name := "lapis-" + filepath.Base(dir)
+	own, err := ownGroups()
+	if err != nil {
+		return nil, err
+	}
+	if path, ok := own[""]; ok && exists(cgroupRoot, "cgroup.controllers") {
+		return unifiedCage(path, name, memory, cpu)
+	}
+	c := &cage{}
+	var errs []error
+	if memory > 0 {
+		if c.memory, err = makeGroup("memory", own["memory"], name); err == nil {
+			err = setLimit(c.memory, "memory.limit_in_bytes", memory)
+		}
+		if err == nil && exists(c.memory, "memory.memsw.limit_in_bytes") {
+			err = setLimit(c.memory, "memory.memsw.limit_in_bytes", memory)
+		}
+		errs = append(errs, err)
+	}
+	if cpu > 0 {
+		if c.cpu, err = makeGroup("cpu", own["cpu"], name); err == nil {
+			err = setLimit(c.cpu, "cpu.shares", max(2, int64(cpu*1024)))
+		}
+		errs = append(errs, err)
+	}
+	return c, errors.Join(errs...)
+}
+
+// ownGroups tells the group of this process by controller; "" is version 2.
+func ownGroups() (map[string]string, error) {
+	b, err := readAll("/proc/self/cgroup", 1<<20)
+	if err != nil {
+		return nil, fmt.Errorf("the kernel has no control groups: %w", err)
+	}
+	own := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		for _, controller := range strings.Split(f[1], ",") {
+			own[controller] = f[2]
+		}
+	}
+	return own, nil
+}
+
+// makeGroup makes a version 1 group below our own, or at the top where our own
+// is not to be seen, as in a container.
+func makeGroup(controller, own, name string) (string, error) {
+	var err error
+	for _, parent := range []string{filepath.Join(cgroupRoot, controller, own), filepath.Join(cgroupRoot, controller)} {
+		dir := filepath.Join(parent, name)
+		if err = os.Mkdir(dir, 0o755); err == nil || errors.Is(err, os.ErrExist) {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no %s group can be made: %w", controller, err)
+}
+
+// unifiedCage makes a version 2 group in the nearest group above us that lets
+// us and that shares out memory and CPU. Groups with processes in them, such
+// as our own, cannot.
+func unifiedCage(own, name string, memory int64, cpu float64) (*cage, error) {
+	reason := errors.New("no control group above the server shares out memory; give its unit Delegate=yes, or start it as root")
+	for parent := own; ; parent = filepath.Dir(parent) {
+		shared, _ := readAll(filepath.Join(cgroupRoot, parent, "cgroup.subtree_control"), 4096)
+		if strings.Contains(" "+strings.TrimSpace(string(shared))+" ", " memory ") {
+			dir := filepath.Join(cgroupRoot, parent, name)
+			err := os.Mkdir(dir, 0o755)
+			if err == nil || errors.Is(err, os.ErrExist) {
+				c := &cage{memory: dir, cpu: dir, unified: true}
+				var errs []error
+				if memory > 0 {
+					errs = append(errs, setLimit(dir, "memory.max", memory))
+					if exists(dir, "memory.swap.max") {
+						errs = append(errs, setLimit(dir, "memory.swap.max", 0))
+					}
+				}
+				if cpu > 0 && exists(dir, "cpu.weight") {
+					errs = append(errs, setLimit(dir, "cpu.weight", min(10_000, max(1, int64(cpu*100)))))
+				}
+				return c, errors.Join(errs...)
+			}
+			reason = err
+		}
+		if parent == "/" || parent == "." {
+			return nil, reason
+		}
+	}
+}
+
+func setLimit(dir, file string, v int64) error {
+	return os.WriteFile(filepath.Join(dir, file), []byte(strconv.FormatInt(v, 10)), 0)
+}
+
+func (c *cage) folders() []string {
+	var all []string
+	if c != nil && c.memory != "" {
+		all = append(all, c.memory)
+	}
+	if c != nil && c.cpu != "" && c.cpu != c.memory {
+		all = append(all, c.cpu)
+	}
+	return all
+}
+
+// enter makes the next process that is started begin inside the cage, and
+// returns what undoes that for this one.
+func (c *cage) enter(sys *syscall.SysProcAttr) (leave func(), err error) {
+	leave = func() {}
+	if c == nil {
+		return leave, nil
+	}
+	if c.unified {
+		f, err := os.Open(c.memory)
+		if err != nil {
+			return leave, err
+		}
+		sys.UseCgroupFD, sys.CgroupFD = true, int(f.Fd())
+		return func() { f.Close() }, nil
+	}
+	// In version 1 a process starts in its parent's groups, so we go in and
+	// come back.
+	own, err := ownGroups()
+	if err != nil {
+		return leave, err
+	}
+	var back []string
+	for _, g := range []struct{ controller, dir string }{{"memory", c.memory}, {"cpu", c.cpu}} {
+		if g.dir == "" {
+			continue
+		}
+		home := filepath.Join(cgroupRoot, g.controller, own[g.controller])
+		if _, e := os.Stat(home); e != nil {
+			home = filepath.Join(cgroupRoot, g.controller)
+		}
+		if e := setLimit(g.dir, "cgroup.procs", int64(os.Getpid())); e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		back = append(back, home)
+	}
+	return func() {
+		for _, home := range back {
+			if e := setLimit(home, "cgroup.procs", int64(os.Getpid())); e != nil {
+				fmt.Fprintln(os.Stderr, "leave the task's control group:", e)
+			}
+		}
+	}, err
+}
+
+// oomKills counts the processes that were killed for the cage's memory limit.
+func (c *cage) oomKills() int {
+	if c == nil || c.memory == "" {
+		return 0
+	}
+	file := "memory.oom_control"
+	if c.unified {
+		file = "memory.events"
+	}
+	b, _ := readAll(filepath.Join(c.memory, file), 1<<16)
+	for line := range strings.Lines(string(b)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+			kills, _ := strconv.Atoi(n)
+			return kills
+		}
+	}
+	return 0
+}
+
+// kill ends all that is in the cage.
+func (c *cage) kill() {
+	for _, dir := range c.folders() {
+		killGroup(dir)
+	}
+}
+
+func killGroup(dir string) {
+	if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
+		return
+	}
+	b, _ := readAll(filepath.Join(dir, "cgroup.procs"), 1<<20)
+	for line := range strings.Lines(string(b)) {
+		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid != os.Getpid() {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+func (c *cage) remove() {
+	for _, dir := range c.folders() {
+		os.Remove(dir)
+	}
+}
