@@ -4,7 +4,6 @@
 package secret
 
 import (
-	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -70,47 +69,4 @@ func (s *Sealer) Open(id, name string, sealed []byte) ([]byte, error) {
 // bound is what a value is tied to. A NUL stands in neither part.
 func bound(id, name string) []byte {
 	return []byte(strings.ToLower(id) + "\x00" + name)
-}
-
-// Store keeps sealed values by resource id (compared without regard to case)
-// and name.
-type Store interface {
-	// PutSecret replaces the value.
-	PutSecret(ctx context.Context, id, name string, sealed []byte) error
-
-	// Secret returns the value, or fault.Missing.
-	Secret(ctx context.Context, id, name string) ([]byte, error)
-
-	// DeleteSecrets removes all values of the resource and of those below it.
-	// That there are none is no error.
-	DeleteSecrets(ctx context.Context, id string) error
-}
-
-// Vault is a Store with the key to it.
-type Vault struct {
-	Store  Store
-	Sealer *Sealer
-}
-
-// Put seals and stores the value.
-func (v *Vault) Put(ctx context.Context, id, name string, value []byte) error {
-	return v.Store.PutSecret(ctx, id, name, v.Sealer.Seal(id, name, value))
-}
-
-// Get returns the value, or fault.Missing.
-func (v *Vault) Get(ctx context.Context, id, name string) ([]byte, error) {
-	sealed, err := v.Store.Secret(ctx, id, name)
-	if err != nil {
-		return nil, err
-	}
-	value, err := v.Sealer.Open(id, name, sealed)
-	if err != nil {
-		return nil, fmt.Errorf("open secret %s of %s: %w", name, id, err)
-	}
-	return value, nil
-}
-
-// Delete removes the values of the resource and of those below it.
-func (v *Vault) Delete(ctx context.Context, id string) error {
-	return v.Store.DeleteSecrets(ctx, id)
 }
