@@ -77,8 +77,9 @@ func makeFolder(flag string) (*folder, error) {
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
 		return nil, fault.Invalid("The data folder %s is a file. Name a folder with --data.", dir)
 	}
+	// What jobs read and write is nobody else's business.
 	for _, sub := range []string{"", "blobs", "envs", "jobs", "logs"} {
-		if err := os.MkdirAll(f.path(sub), 0o755); err != nil {
+		if err := os.MkdirAll(f.path(sub), 0o700); err != nil {
 			return nil, fault.Denied("The data folder %s cannot be made: %v. Name another with --data.", dir, plain(err)).From(err)
 		}
 	}
@@ -110,7 +111,7 @@ func (f *folder) private() error {
 		return notYours(f.dir, nil)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fault.Denied("Others may read the keys in %s. Take that right away: chmod 700 '%s'", keys, keys)
+		return fault.Denied("Others may read the keys in %s. Take that right away: chmod 700 %s", keys, quote(keys))
 	}
 	return nil
 }
@@ -167,7 +168,7 @@ func (f *folder) lock() (*os.File, error) {
 		if pid := readPid(file); pid > 0 {
 			holder = fmt.Sprintf("the server with pid %d", pid)
 		}
-		return nil, fault.New(fault.Locked, "DataFolderInUse", "The data folder %s is in use by %s. Stop it with `lapis down --data '%s'`, or name another folder with --data.", f.dir, holder, f.dir)
+		return nil, fault.New(fault.Locked, "DataFolderInUse", "The data folder %s is in use by %s. Stop it with `lapis down --data %s`, or name another folder with --data.", f.dir, holder, quote(f.dir))
 	}
 	if err := file.Truncate(0); err != nil {
 		file.Close()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -205,6 +206,17 @@ func (c *sniffedConn) Read(b []byte) (int, error) {
 		c.r = nil
 	}
 	return n, err
+}
+
+// ReadFrom lets the kernel copy a file to the connection by itself.
+func (c *sniffedConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+// CloseWrite ends our half, so that the last bytes of a reply arrive.
+func (c *sniffedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }
 
 // queue is a net.Listener of connections that someone else has accepted.

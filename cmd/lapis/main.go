@@ -28,6 +28,7 @@ const (
 // the file of its name.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		upCommand(),
 		versionCommand(),
 	}
 }

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"runtime"
+
+	"lapis/fault"
+)
+
+// settings are what `lapis up` can be told.
+type settings struct {
+	Data   string   // the data folder; "" for the usual one
+	Listen string   // HOST:PORT
+	URLs   []string // names the server goes by; none: https://localhost:PORT
+	Slots  int      // jobs that run at once
+	Debug  bool     // log reads too
+}
+
+func defaultSettings() settings {
+	return settings{Listen: "localhost:7443", Slots: runtime.NumCPU()}
+}
+
+const maxSlots = 10_000
+
+// Check names the setting that is wrong and the remedy.
+func (s settings) Check() error {
+	if s.Slots < 1 || s.Slots > maxSlots {
+		return fault.Invalid("--slots is %d; it must be between 1 and %d.", s.Slots, maxSlots)
+	}
+	return nil
+}
