@@ -55,6 +55,8 @@ type DB struct {
 	statements map[string]*sql.Stmt // of the writer's connection; the writer's own
 
 	readStatements sync.Map // query → *sql.Stmt on the read pool
+
+	tracking *Tracking // told of runs that other writes store; nil before NewTracking
 }
 
 // Open opens the database at path, which it makes if it is not there, and
@@ -175,11 +177,11 @@ func (db *DB) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
 
 // write is one call of Write on its way through the writer.
 type write struct {
-	fn   func(*Tx) error
-	ctx  context.Context
-	took atomic.Bool // by the writer, or by a caller who gave up
-	err  error
-	done chan struct{}
+	fn    func(*Tx) error
+	took  atomic.Bool // by the writer, or by a caller who gave up
+	err   error
+	done  chan struct{}
+	after []func(committed bool)
 }
 
 // Write runs fn in the writer's current group commit, in a savepoint of its
@@ -191,7 +193,7 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &write{fn: fn, ctx: ctx, done: make(chan struct{})}
+	w := &write{fn: fn, done: make(chan struct{})}
 	select {
 	case <-db.closed:
 		return errClosed()
@@ -281,6 +283,9 @@ func (db *DB) group(first *write) {
 		if lost != nil && w.err == nil {
 			w.err = Fault(fmt.Errorf("commit: %w", lost))
 		}
+		for _, f := range w.after {
+			f(lost == nil)
+		}
 		close(w.done)
 	}
 }
@@ -304,7 +309,11 @@ func (db *DB) savepoint(w *write) (err, lost error) {
 	if err := db.exec("SAVEPOINT w"); err != nil {
 		return nil, err
 	}
-	if err := db.run(w.fn); err != nil {
+	if err := db.run(w); err != nil {
+		for _, f := range w.after {
+			f(false)
+		}
+		w.after = nil
 		// With no rows changed this costs next to nothing.
 		if lost := db.exec("ROLLBACK TO w"); lost != nil {
 			return Fault(err), errors.Join(err, lost)
@@ -315,15 +324,15 @@ func (db *DB) savepoint(w *write) (err, lost error) {
 }
 
 // run calls fn and turns a panic into an error.
-func (db *DB) run(fn func(*Tx) error) (err error) {
-	tx := &Tx{db: db}
+func (db *DB) run(w *write) (err error) {
+	tx := &Tx{db: db, write: w}
 	defer func() {
 		tx.db = nil
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic in a write: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return fn(tx)
+	return w.fn(tx)
 }
 
 func (db *DB) exec(query string) error {
@@ -357,7 +366,15 @@ func (db *DB) statement(query string) (*sql.Stmt, error) {
 
 // Tx is the transaction that a Write's function works in. It may be used only
 // until that function returns, and by its goroutine alone.
-type Tx struct{ db *DB }
+type Tx struct {
+	db    *DB
+	write *write
+}
+
+// after has f called on the writer's goroutine once it is known whether this
+// write was committed, and before Write returns. When the function fails, f
+// is called before the next write of the group begins.
+func (tx *Tx) after(f func(committed bool)) { tx.write.after = append(tx.write.after, f) }
 
 var errTxOver = errors.New("transaction used after its function returned")
 

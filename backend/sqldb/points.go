@@ -1,0 +1,262 @@
+package sqldb
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"lapis/ml/tracking"
+)
+
+// errPacked says that packed points do not decode; the row is damaged.
+var errPacked = errors.New("packed points are damaged")
+
+// packLog packs the points of one request, by key:
+//
+//	uvarint length of key, key, uvarint n, n × (varint Δstep, varint Δtime, 8 bytes value)
+func packLog(points []tracking.Metric) []byte {
+	b := make([]byte, 0, 24+len(points)*14)
+	var done []bool // by index, once there is more than one key
+	for i := range points {
+		if done != nil && done[i] {
+			continue
+		}
+		key := points[i].Key
+		n := 0
+		for j := i; j < len(points); j++ {
+			if points[j].Key == key {
+				n++
+			}
+		}
+		if n < len(points)-i && done == nil {
+			done = make([]bool, len(points))
+		}
+		b = binary.AppendUvarint(b, uint64(len(key)))
+		b = append(b, key...)
+		b = binary.AppendUvarint(b, uint64(n))
+		var last tracking.Point
+		for j := i; j < len(points) && n > 0; j++ {
+			if points[j].Key != key {
+				continue
+			}
+			p := points[j].Point
+			b = binary.AppendVarint(b, p.Step-last.Step)
+			b = binary.AppendVarint(b, p.Time-last.Time)
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(p.Value))
+			last = p
+			n--
+			if done != nil {
+				done[j] = true
+			}
+		}
+		if done == nil {
+			break // all were of this key
+		}
+	}
+	return b
+}
+
+// eachLogged calls visit with each point of a packed request.
+func eachLogged(b []byte, visit func(key []byte, p tracking.Point)) error {
+	for len(b) > 0 {
+		size, w := binary.Uvarint(b)
+		if w <= 0 || size > uint64(len(b)-w) {
+			return errPacked
+		}
+		key := b[w : w+int(size)]
+		b = b[w+int(size):]
+		n, w := binary.Uvarint(b)
+		if w <= 0 {
+			return errPacked
+		}
+		b = b[w:]
+		var p tracking.Point
+		for ; n > 0; n-- {
+			step, w := binary.Varint(b)
+			if w <= 0 {
+				return errPacked
+			}
+			b = b[w:]
+			ms, w := binary.Varint(b)
+			if w <= 0 || len(b) < w+8 {
+				return errPacked
+			}
+			b = b[w:]
+			p.Step += step
+			p.Time += ms
+			p.Value = math.Float64frombits(binary.LittleEndian.Uint64(b))
+			b = b[8:]
+			visit(key, p)
+		}
+	}
+	return nil
+}
+
+// latestOf keeps the latest point of each key.
+type latestOf struct {
+	byKey map[string]int
+	list  []tracking.Metric
+}
+
+func newLatest(from []tracking.Metric) *latestOf {
+	l := &latestOf{byKey: make(map[string]int, len(from)+4), list: slices.Clone(from)}
+	for i := range from {
+		l.byKey[from[i].Key] = i
+	}
+	return l
+}
+
+func (l *latestOf) add(key []byte, p tracking.Point) {
+	i, ok := l.byKey[string(key)]
+	if !ok {
+		l.byKey[string(key)] = len(l.list)
+		l.list = append(l.list, tracking.Metric{Key: string(key), Point: p})
+		return
+	}
+	if p.After(l.list[i].Point) {
+		l.list[i].Point = p
+	}
+}
+
+// metrics returns the points by key.
+func (l *latestOf) metrics() []tracking.Metric {
+	slices.SortFunc(l.list, func(a, b tracking.Metric) int { return strings.Compare(a.Key, b.Key) })
+	return l.list
+}
+
+// packLatest packs one point for each key; unpackLatest is its inverse. The
+// form is that of packLog.
+func packLatest(m []tracking.Metric) []byte { return packLog(m) }
+
+func unpackLatest(b []byte) ([]tracking.Metric, error) {
+	var m []tracking.Metric
+	err := eachLogged(b, func(key []byte, p tracking.Point) {
+		m = append(m, tracking.Metric{Key: string(key), Point: p})
+	})
+	return m, err
+}
+
+// before orders points by step, time and value; NaN is 0, after the real one.
+func before(a, b tracking.Point) bool {
+	if a.Step != b.Step {
+		return a.Step < b.Step
+	}
+	if a.Time != b.Time {
+		return a.Time < b.Time
+	}
+	x, y := a.Value, b.Value
+	if x != x {
+		x = 0
+	}
+	if y != y {
+		y = 0
+	}
+	if x != y {
+		return x < y
+	}
+	return a.Value == a.Value && b.Value != b.Value
+}
+
+// same tells whether two points are one point logged twice.
+func same(a, b tracking.Point) bool {
+	return a.Step == b.Step && a.Time == b.Time && (a.Value == b.Value || a.Value != a.Value && b.Value != b.Value)
+}
+
+// tidy sorts points and drops what is there twice.
+func tidy(p []tracking.Point) []tracking.Point {
+	less := func(i, j int) bool { return before(p[i], p[j]) }
+	if !sort.SliceIsSorted(p, less) {
+		sort.Slice(p, less)
+	}
+	return slices.CompactFunc(p, same)
+}
+
+var (
+	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
+	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(64<<20))
+)
+
+// packChunk packs sorted points for keeping: the columns one after the other,
+// steps and times as differences of differences, values byte by byte, so that
+// what repeats stands together; then zstd.
+func packChunk(p []tracking.Point) []byte {
+	b := make([]byte, 0, 16+len(p)*12)
+	b = binary.AppendUvarint(b, uint64(len(p)))
+	var last, delta int64
+	for i := range p {
+		d := p[i].Step - last
+		b = binary.AppendVarint(b, d-delta)
+		last, delta = p[i].Step, d
+	}
+	last, delta = 0, 0
+	for i := range p {
+		d := p[i].Time - last
+		b = binary.AppendVarint(b, d-delta)
+		last, delta = p[i].Time, d
+	}
+	at := len(b)
+	b = append(b, make([]byte, 8*len(p))...)
+	n := len(p)
+	var prev uint64
+	for i := range p {
+		bits := math.Float64bits(p[i].Value)
+		x := bits ^ prev
+		prev = bits
+		for k := range 8 {
+			b[at+k*n+i] = byte(x >> (8 * k))
+		}
+	}
+	return packer.EncodeAll(b, nil)
+}
+
+// unpackChunk appends the points of a packed chunk to dst.
+func unpackChunk(packed []byte, dst []tracking.Point) ([]tracking.Point, error) {
+	b, err := unpacker.DecodeAll(packed, nil)
+	if err != nil {
+		return dst, errors.Join(errPacked, err)
+	}
+	count, w := binary.Uvarint(b)
+	if w <= 0 || count > uint64(len(b)) {
+		return dst, errPacked
+	}
+	b = b[w:]
+	n := int(count)
+	at := len(dst)
+	dst = append(dst, make([]tracking.Point, n)...)
+	p := dst[at:]
+	for column := range 2 {
+		var last, delta int64
+		for i := range p {
+			dd, w := binary.Varint(b)
+			if w <= 0 {
+				return dst[:at], errPacked
+			}
+			b = b[w:]
+			delta += dd
+			last += delta
+			if column == 0 {
+				p[i].Step = last
+			} else {
+				p[i].Time = last
+			}
+		}
+	}
+	if len(b) != 8*n {
+		return dst[:at], errPacked
+	}
+	var prev uint64
+	for i := range p {
+		var x uint64
+		for k := range 8 {
+			x |= uint64(b[k*n+i]) << (8 * k)
+		}
+		prev ^= x
+		p[i].Value = math.Float64frombits(prev)
+	}
+	return dst, nil
+}

@@ -1,0 +1,142 @@
+package tracking
+
+import (
+	"encoding/json"
+	"path"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"lapis/fault"
+)
+
+// Limits that MLflow's clients know, in characters unless said otherwise.
+const (
+	maxKey             = 250
+	maxParam           = 6000
+	maxTag             = 8000
+	maxExperimentName  = 500
+	maxExperimentTag   = 20000
+	maxBatchMetrics    = 1000
+	maxBatchParamsTags = 100
+	maxBatch           = 1000
+)
+
+func sortStrings(s []string) { slices.Sort(s) }
+
+// quote is a value as MLflow's errors show it.
+func quote(s string) string {
+	b, _ := json.Marshal(s)
+	return string(b)
+}
+
+// checkName refuses keys that could not be the name of a file. what is the
+// field that the error names.
+func checkName(key, what string) error {
+	plain := true
+	for i := 0; i < len(key); i++ {
+		c := key[i]
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == ' ' || c == ':' {
+			continue
+		}
+		if c == '/' || c == '.' || c >= utf8.RuneSelf {
+			plain = false
+			continue
+		}
+		return badCharacter(key, what)
+	}
+	if plain && key != "" {
+		return nil
+	}
+	for _, r := range key {
+		if r >= utf8.RuneSelf && !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsNumber(r) {
+			return badCharacter(key, what)
+		}
+	}
+	norm := path.Clean(key)
+	if norm != key || norm == "." || strings.HasPrefix(norm, "..") || strings.HasPrefix(norm, "/") {
+		return invalid("Invalid value %s for parameter '%s' supplied: Names may be treated as files in certain cases, and must not resolve to other names when treated as such. This name would resolve to '%s'", quote(key), what, norm)
+	}
+	return nil
+}
+
+func badCharacter(key, what string) error {
+	return invalid("Invalid value %s for parameter '%s' supplied: Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) and slashes (/).", quote(key), what)
+}
+
+func tooLong(what string, limit int) error {
+	return invalid("'%s' exceeds the maximum length of %d characters", what, limit)
+}
+
+// longer tells whether s has more than limit characters.
+func longer(s string, limit int) bool {
+	return len(s) > limit && utf8.RuneCountInString(s) > limit
+}
+
+// cut is s without what is over the limit.
+func cut(s string, limit int) string {
+	if !longer(s, limit) {
+		return s
+	}
+	return string([]rune(s)[:limit])
+}
+
+// checkMetric refuses a point that cannot be kept. at is its place in a batch,
+// such as "metrics[3].", or "".
+func checkMetric(m *Metric, at string) error {
+	if err := checkName(m.Key, at+"name"); err != nil {
+		return err
+	}
+	if m.Time < 0 {
+		return invalid("Invalid value %d for parameter '%stimestamp' supplied: metric '%s' (value=%v). Timestamp must be a nonnegative long (64-bit integer) ", m.Time, at, m.Key, m.Value)
+	}
+	if longer(m.Key, maxKey) {
+		return tooLong("Metric name", maxKey)
+	}
+	return nil
+}
+
+func checkParam(p *Tag, at string) error {
+	if err := checkName(p.Key, at+"key"); err != nil {
+		return err
+	}
+	if longer(p.Key, maxKey) {
+		return tooLong("Param key", maxKey)
+	}
+	p.Value = cut(p.Value, maxParam)
+	return nil
+}
+
+func checkTag(t *Tag, at string) error {
+	if err := checkName(t.Key, at+"key"); err != nil {
+		return err
+	}
+	if longer(t.Key, maxKey) {
+		return tooLong(at+"key", maxKey)
+	}
+	t.Value = cut(t.Value, maxTag)
+	return nil
+}
+
+func checkExperimentTag(t Tag) error {
+	if err := checkName(t.Key, "key"); err != nil {
+		return err
+	}
+	if longer(t.Key, maxKey) {
+		return tooLong("key", maxKey)
+	}
+	if longer(t.Value, maxExperimentTag) {
+		return tooLong("value", maxExperimentTag)
+	}
+	return nil
+}
+
+// RunDeleted is the fault of a write to a deleted run.
+func RunDeleted(id string) error {
+	return invalid("The run %s must be in the 'active' state. Current state is deleted.", id)
+}
+
+func missing(format string, args ...any) *fault.Error {
+	return fault.NotFound(format, args...).With("RESOURCE_DOES_NOT_EXIST")
+}

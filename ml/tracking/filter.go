@@ -1,0 +1,602 @@
+package tracking
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"lapis/fault"
+)
+
+// entity is what a clause of a filter speaks of.
+type entity int
+
+const (
+	attribute entity = iota
+	metric
+	param
+	tag
+	datasetOf
+)
+
+// Clause is one comparison of a filter; a filter is clauses joined by AND.
+type Clause struct {
+	of     entity
+	Key    string
+	Op     string // in upper case
+	Text   string
+	Number float64
+	Values []string // of IN and NOT IN
+	like   *pattern
+}
+
+// Tag returns the key of the tag that the clause compares, if it does.
+func (c *Clause) Tag() (key string, ok bool) { return c.Key, c.of == tag }
+
+// Attribute returns the attribute that the clause compares, if it does.
+func (c *Clause) Attribute() (key string, ok bool) { return c.Key, c.of == attribute }
+
+// Grammar is what may be said in the filters of one kind of thing.
+type Grammar struct {
+	entities map[string]entity
+	names    string            // the entities, as the error lists them
+	text     map[string]string // string attributes: spelling → attribute
+	number   map[string]string // number attributes
+	lists    []string          // attributes that take IN; nil = all
+	null     bool              // params and tags take IS [NOT] NULL
+	tagLists bool              // params and tags take IN
+}
+
+var attributeNames = map[string]entity{"attribute": attribute, "attr": attribute, "attributes": attribute, "run": attribute}
+
+func with(base map[string]entity, more map[string]entity) map[string]entity {
+	m := map[string]entity{}
+	for k, v := range base {
+		m[k] = v
+	}
+	for k, v := range more {
+		m[k] = v
+	}
+	return m
+}
+
+func names(list ...string) map[string]string {
+	m := map[string]string{}
+	for _, s := range list {
+		from, to, ok := strings.Cut(s, "=")
+		if !ok {
+			to = from
+		}
+		m[from] = to
+	}
+	return m
+}
+
+var dataEntities = map[string]entity{
+	"metric": metric, "metrics": metric,
+	"param": param, "params": param, "parameter": param, "parameters": param,
+	"tag": tag, "tags": tag,
+}
+
+// The grammars.
+var (
+	RunGrammar = &Grammar{
+		entities: with(with(attributeNames, dataEntities), map[string]entity{"dataset": datasetOf, "datasets": datasetOf}),
+		names:    "['metric', 'parameter', 'tag', 'attribute', 'dataset']",
+		text:     names("run_id", "run_name", "status", "user_id", "artifact_uri", "run name=run_name", "Run name=run_name", "Run Name=run_name"),
+		number:   names("start_time", "end_time", "created=start_time", "Created=start_time"),
+		lists:    []string{"run_id"},
+		null:     true,
+	}
+	ExperimentGrammar = &Grammar{
+		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
+		names:    "['tag', 'attribute']",
+		text:     names("name", "experiment_id"),
+		number:   names("creation_time", "last_update_time"),
+		lists:    []string{"experiment_id"},
+	}
+	ModelGrammar = &Grammar{
+		entities: with(with(attributeNames, dataEntities), nil),
+		names:    "['metric', 'parameter', 'tag', 'attribute']",
+		text:     names("name", "model_id", "model_type", "status", "source_run_id", "experiment_id"),
+		number: names("creation_timestamp", "creation_time=creation_timestamp", "last_updated_timestamp",
+			"last_updated_time=last_updated_timestamp"),
+		tagLists: true,
+	}
+	RegisteredModelGrammar = &Grammar{
+		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
+		names:    "['tag', 'attribute']",
+		text:     names("name"),
+	}
+	ModelVersionGrammar = &Grammar{
+		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
+		names:    "['tag', 'attribute']",
+		text:     names("name", "run_id", "source_path"),
+		number:   names("version_number"),
+	}
+)
+
+func invalid(format string, args ...any) *fault.Error {
+	return fault.Invalid(format, args...).With("INVALID_PARAMETER_VALUE")
+}
+
+// token is one word of a filter.
+type token struct {
+	kind byte // i identifier, s quoted string, n number, o operator, p punctuation, x anything else
+	text string
+}
+
+func wordRune(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+
+// quoted returns the length of the quoted text that s begins with, its quotes
+// included, or 0.
+func quoted(s string) int {
+	q := s[0]
+	if q != '\'' && q != '"' && q != '`' {
+		return 0
+	}
+	for i := 1; i < len(s); i++ {
+		if s[i] == q {
+			if i+1 < len(s) && s[i+1] == q { // a doubled quote stands for one
+				i++
+				continue
+			}
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// tokens cuts a filter into words.
+func tokens(s string) []token {
+	var list []token
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		switch {
+		case unicode.IsSpace(r):
+			s = s[size:]
+		case r == '\'':
+			n := quoted(s)
+			if n == 0 {
+				return append(list, token{'x', s})
+			}
+			list = append(list, token{'s', s[:n]})
+			s = s[n:]
+		case r == '-' || r == '+' || r == '.' || r >= '0' && r <= '9':
+			n := 1
+			for n < len(s) && (strings.IndexByte("0123456789.eE", s[n]) >= 0 || (s[n] == '-' || s[n] == '+') && (s[n-1] == 'e' || s[n-1] == 'E')) {
+				n++
+			}
+			kind := byte('n')
+			if _, err := strconv.ParseFloat(s[:n], 64); err != nil {
+				kind = 'x'
+			}
+			list = append(list, token{kind, s[:n]})
+			s = s[n:]
+		case strings.ContainsRune("=<>!", r):
+			n := 1
+			for n < len(s) && strings.IndexByte("=<>!", s[n]) >= 0 {
+				n++
+			}
+			list = append(list, token{'o', s[:n]})
+			s = s[n:]
+		case strings.ContainsRune("(),;", r):
+			list = append(list, token{'p', s[:1]})
+			s = s[1:]
+		case wordRune(r) || r == '"' || r == '`':
+			n := identifier(s)
+			if n == 0 {
+				return append(list, token{'x', s})
+			}
+			list = append(list, token{'i', s[:n]})
+			s = s[n:]
+		default:
+			n := strings.IndexFunc(s, unicode.IsSpace)
+			if n < 0 {
+				n = len(s)
+			}
+			list = append(list, token{'x', s[:n]})
+			s = s[n:]
+		}
+	}
+	return list
+}
+
+// identifier returns the length of the dotted name that s begins with; parts
+// may be quoted.
+func identifier(s string) int {
+	n := 0
+	for n < len(s) {
+		if q := quoted(s[n:]); q > 0 && s[n] != '\'' {
+			n += q
+		} else {
+			start := n
+			for n < len(s) {
+				r, size := utf8.DecodeRuneInString(s[n:])
+				if !wordRune(r) {
+					break
+				}
+				n += size
+			}
+			if n == start {
+				return n
+			}
+		}
+		if n < len(s) && s[n] == '.' {
+			n++
+			continue
+		}
+		return n
+	}
+	return n
+}
+
+// Parse reads a filter. The empty filter has no clauses.
+func (g *Grammar) Parse(filter string) ([]Clause, error) {
+	list := tokens(filter)
+	for i, t := range list {
+		if t.kind == 'p' && t.text == ";" {
+			if i < len(list)-1 {
+				return nil, invalid("Search filter contained multiple expression %q. Provide AND-ed expression list.", filter)
+			}
+			list = list[:i]
+		}
+	}
+	var clauses []Clause
+	for len(list) > 0 {
+		if list[0].kind == 'i' && strings.EqualFold(list[0].text, "AND") {
+			list = list[1:]
+			continue
+		}
+		c, rest, err := g.clause(list)
+		if err != nil {
+			return nil, err
+		}
+		clauses = append(clauses, c)
+		list = rest
+	}
+	return clauses, nil
+}
+
+func invalidClause(list []token) error {
+	var b strings.Builder
+	for i, t := range list {
+		if i > 0 && strings.EqualFold(t.text, "AND") {
+			break
+		}
+		if b.Len() > 0 {
+			b.WriteString(" ")
+		}
+		b.WriteString(t.text)
+	}
+	return invalid("Invalid clause(s) in filter string: '%s'", b.String())
+}
+
+func word(list []token, i int, w string) bool {
+	return i < len(list) && list[i].kind == 'i' && strings.EqualFold(list[i].text, w)
+}
+
+// clause reads one comparison and returns what follows it.
+func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
+	if list[0].kind != 'i' || len(list) < 2 {
+		return c, nil, invalidClause(list)
+	}
+	switch {
+	case word(list, 1, "IS") && word(list, 2, "NULL"):
+		c.Op, rest = "IS NULL", list[3:]
+	case word(list, 1, "IS") && word(list, 2, "NOT") && word(list, 3, "NULL"):
+		c.Op, rest = "IS NOT NULL", list[4:]
+	case word(list, 1, "NOT") && word(list, 2, "IN"):
+		c.Op, rest = "NOT IN", list[3:]
+	case word(list, 1, "IN"), word(list, 1, "LIKE"), word(list, 1, "ILIKE"), word(list, 1, "RLIKE"), word(list, 1, "BETWEEN"):
+		c.Op, rest = strings.ToUpper(list[1].text), list[2:]
+	case list[1].kind == 'o':
+		c.Op, rest = list[1].text, list[2:]
+	default:
+		return c, nil, invalidClause(list)
+	}
+	if c.of, c.Key, err = g.name(list[0].text); err != nil {
+		return c, nil, err
+	}
+	if c.Op == "IS NULL" || c.Op == "IS NOT NULL" {
+		if !g.null || c.of != tag && c.of != param {
+			return c, nil, invalid("IS NULL / IS NOT NULL is only supported for tags and params, not for '%s' '%s'", list[0].text, c.Key)
+		}
+		return c, rest, nil
+	}
+	if len(rest) == 0 {
+		return c, nil, invalidClause(list)
+	}
+	rest, err = g.value(&c, rest)
+	return c, rest, err
+}
+
+// name resolves the left side of a comparison.
+func (g *Grammar) name(text string) (entity, string, error) {
+	first, key, dotted := cutName(text)
+	of := attribute
+	if dotted {
+		var ok bool
+		if of, ok = g.entities[unquote(first)]; !ok {
+			return 0, "", invalid("Invalid entity type '%s'. Valid values are %s", unquote(first), g.names)
+		}
+		key = unquote(key)
+	} else {
+		key = unquote(first)
+	}
+	switch of {
+	case attribute:
+		if to, ok := g.text[key]; ok {
+			return of, to, nil
+		}
+		if to, ok := g.number[key]; ok {
+			return of, to, nil
+		}
+		return 0, "", invalid("Invalid attribute key '%s' specified. Valid keys are '%s'", key, g.attributes())
+	case datasetOf:
+		if key != "name" && key != "digest" && key != "context" {
+			return 0, "", invalid("Invalid dataset key '%s' specified. Valid keys are '{'name', 'digest', 'context'}'", key)
+		}
+	}
+	return of, key, nil
+}
+
+// attributes lists the attribute keys for an error.
+func (g *Grammar) attributes() string {
+	var all []string
+	for k := range g.text {
+		all = append(all, "'"+k+"'")
+	}
+	for k := range g.number {
+		all = append(all, "'"+k+"'")
+	}
+	sortStrings(all)
+	return "{" + strings.Join(all, ", ") + "}"
+}
+
+// cutName cuts at the first dot outside quotes.
+func cutName(s string) (before, after string, found bool) {
+	for i := 0; i < len(s); i++ {
+		if n := quoted(s[i:]); n > 0 {
+			i += n - 1
+		} else if s[i] == '.' {
+			return s[:i], s[i+1:], true
+		}
+	}
+	return s, "", false
+}
+
+func unquote(s string) string {
+	if len(s) >= 2 && (s[0] == '"' || s[0] == '`' || s[0] == '\'') && s[len(s)-1] == s[0] {
+		q := s[:1]
+		return strings.ReplaceAll(s[1:len(s)-1], q+q, q)
+	}
+	return s
+}
+
+var (
+	numberOps = []string{">", ">=", "!=", "=", "<", "<="}
+	textOps   = []string{"!=", "=", "LIKE", "ILIKE"}
+	listOps   = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
+)
+
+func allowed(op string, ops []string) error {
+	for _, o := range ops {
+		if o == op {
+			return nil
+		}
+	}
+	return invalid("Invalid comparator '%s' not one of '{'%s'}'", op, strings.Join(ops, "', '"))
+}
+
+// value reads the right side of a comparison.
+func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
+	t := list[0]
+	_, isNumber := g.number[c.Key]
+	isNumber = isNumber && c.of == attribute
+	if isNumber || c.of == metric {
+		if t.kind != 'n' {
+			if c.of == metric {
+				return nil, invalid("Expected numeric value type for metric. Found %s", t.text)
+			}
+			return nil, invalid("Expected numeric value type for numeric attribute: %s. Found %s", c.Key, t.text)
+		}
+		if err := allowed(c.Op, numberOps); err != nil {
+			return nil, err
+		}
+		c.Number, _ = strconv.ParseFloat(t.text, 64)
+		return list[1:], nil
+	}
+	if t.kind == 'p' && t.text == "(" {
+		return g.values(c, list)
+	}
+	if t.kind != 's' && !(t.kind == 'i' && t.text[0] == '"') {
+		switch c.of {
+		case param:
+			return nil, invalid("Expected a quoted string value for parameter (e.g. 'my-value'). Got value %s", t.text)
+		case tag:
+			return nil, invalid("Expected a quoted string value for tag (e.g. 'my-value'). Got value %s", t.text)
+		case datasetOf:
+			return nil, invalid("Expected a quoted string value for dataset attributes. Got value %s", t.text)
+		}
+		return nil, invalid("Expected a quoted string value for attributes. Got value %s", t.text)
+	}
+	if err := allowed(c.Op, textOps); err != nil {
+		return nil, err
+	}
+	c.Text = unquote(t.text)
+	if strings.HasSuffix(c.Op, "LIKE") {
+		c.like = newPattern(c.Text, c.Op == "ILIKE")
+	}
+	return list[1:], nil
+}
+
+// values reads the list of an IN.
+func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
+	switch {
+	case c.of == attribute && g.lists != nil && !contains(g.lists, c.Key):
+		return nil, invalid("Only ['%s'] attributes support comparison with a list of quoted string values.", strings.Join(g.lists, "', '"))
+	case (c.of == tag || c.of == param) && !g.tagLists:
+		kind := "tag"
+		if c.of == param {
+			kind = "parameter"
+		}
+		return nil, invalid("Expected a quoted string value for %s (e.g. 'my-value'). Got value (...)", kind)
+	}
+	if c.Op != "IN" && c.Op != "NOT IN" {
+		return nil, allowed("(", listOps)
+	}
+	for i := 1; i < len(list); i++ {
+		t := list[i]
+		switch {
+		case t.kind == 'p' && t.text == ")":
+			if len(c.Values) == 0 {
+				return nil, invalid("While parsing a list in the query, expected a non-empty list of string values, but got empty list.")
+			}
+			return list[i+1:], nil
+		case t.kind == 's' || t.kind == 'i' && t.text[0] == '"':
+			c.Values = append(c.Values, unquote(t.text))
+		case t.kind == 'p' && t.text == ",":
+		default:
+			return nil, invalid("While parsing a list in the query, expected string value, punctuation, or whitespace, but got different type in list: %s", t.text)
+		}
+	}
+	return nil, invalidClause(list)
+}
+
+// Matches tells whether a text passes the clause.
+func (c *Clause) Matches(s string) bool {
+	switch c.Op {
+	case "=":
+		return s == c.Text
+	case "!=":
+		return s != c.Text
+	case "LIKE", "ILIKE":
+		return c.like.match(s)
+	case "IN":
+		return contains(c.Values, s)
+	case "NOT IN":
+		return !contains(c.Values, s)
+	}
+	return false
+}
+
+// MatchesNumber tells whether a number passes the clause. NaN passes as 0, as
+// MLflow's table holds it.
+func (c *Clause) MatchesNumber(v float64) bool {
+	if math.IsNaN(v) {
+		v = 0
+	}
+	switch c.Op {
+	case "=":
+		return v == c.Number
+	case "!=":
+		return v != c.Number
+	case ">":
+		return v > c.Number
+	case ">=":
+		return v >= c.Number
+	case "<":
+		return v < c.Number
+	case "<=":
+		return v <= c.Number
+	}
+	return false
+}
+
+// matchesKey tells whether a value that may be missing passes.
+func (c *Clause) matchesKey(s string, there bool) bool {
+	switch c.Op {
+	case "IS NULL":
+		return !there
+	case "IS NOT NULL":
+		return there
+	}
+	return there && c.Matches(s)
+}
+
+// pattern is the right side of LIKE: % is any text, _ any one character.
+type pattern struct {
+	text []rune
+	fold bool
+}
+
+func newPattern(s string, fold bool) *pattern {
+	if fold {
+		s = strings.ToLower(s)
+	}
+	return &pattern{[]rune(s), fold}
+}
+
+func (p *pattern) match(s string) bool {
+	if p.fold {
+		s = strings.ToLower(s)
+	}
+	t := []rune(s)
+	// Greedy with one point to fall back to: linear but for that.
+	i, j, star, mark := 0, 0, -1, 0
+	for i < len(t) {
+		switch {
+		case j < len(p.text) && p.text[j] == '%':
+			star, mark = j, i
+			j++
+		case j < len(p.text) && (p.text[j] == '_' || p.text[j] == t[i]):
+			i++
+			j++
+		case star >= 0:
+			mark++
+			i, j = mark, star+1
+		default:
+			return false
+		}
+	}
+	for j < len(p.text) && p.text[j] == '%' {
+		j++
+	}
+	return j == len(p.text)
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// Order is one key to sort by.
+type Order struct {
+	of   entity
+	Key  string
+	Desc bool
+}
+
+// ParseOrder reads one order_by: a name, then ASC or DESC.
+func (g *Grammar) ParseOrder(s string) (Order, error) {
+	list := tokens(s)
+	if len(list) == 0 {
+		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", s)
+	}
+	if list[0].kind != 'i' || len(list) > 2 {
+		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", s)
+	}
+	o := Order{}
+	if len(list) == 2 {
+		switch {
+		case word(list, 1, "DESC"):
+			o.Desc = true
+		case word(list, 1, "ASC"):
+		default:
+			return o, invalid("Invalid ordering key in order_by clause '%s'.", s)
+		}
+	}
+	var err error
+	o.of, o.Key, err = g.name(list[0].text)
+	if err == nil && o.of == datasetOf {
+		err = invalid("Invalid order_by entity 'dataset': order by a metric, parameter, tag or attribute.")
+	}
+	return o, err
+}
