@@ -81,8 +81,6 @@ type datasetUse struct {
 const runColumns = `seq, workspace, id, experiment, parent, job, status, hidden, deleted,
 	created, start, finish, name, user, artifact, tags, more`
 
-type scanner interface{ Scan(dest ...any) error }
-
 // scanRun reads a row of runColumns and then the columns of rest.
 func scanRun(row scanner, rest ...any) (tracking.Run, error) {
 	var r tracking.Run
