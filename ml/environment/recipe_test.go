@@ -228,3 +228,20 @@ func FuzzParseConda(f *testing.F) {
 		r.Hash()
 	})
 }
+
+func TestCondaFilesOfOurExamplesAreRead(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "examples", "*", "conda.yml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no example has a conda file: %v", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := environment.ParseConda(string(text))
+		if err != nil || r.Python == "" || len(r.Pip) == 0 || len(r.Notes) > 0 {
+			t.Errorf("%s: %+v, %v", file, r, err)
+		}
+	}
+}
