@@ -31,6 +31,16 @@ func commands() []*cobra.Command {
 		upCommand(),
 		connectCommand(),
 		versionCommand(),
+		simpleNoun("workspace", "x"),
+		simpleNoun("compute", "x"),
+		simpleNoun("datastore", "x"),
+		simpleNoun("data", "x"),
+		simpleNoun("environment", "x"),
+		simpleNoun("model", "x"),
+		simpleNoun("component", "x"),
+		simpleNoun("job", "x"),
+		simpleNoun("connection", "x"),
+		simpleNoun("registry", "x"),
 	}
 }
 
