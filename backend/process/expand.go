@@ -3,11 +3,15 @@ package process
 import (
 	"regexp"
 	"strings"
+	"sync"
 
 	"lapis/fault"
 )
 
-var placeholder = regexp.MustCompile(`\$\{\{\s*(inputs|outputs)\.([^\s{}]+?)\s*\}\}`)
+// placeholder is compiled when a server needs it: supervisors never do.
+var placeholder = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\$\{\{\s*(inputs|outputs)\.([^\s{}]+)\s*\}\}`)
+})
 
 // safeInShell are the characters that mean only themselves in a shell.
 const safeInShell = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%"
@@ -19,7 +23,7 @@ func expand(s string, paths map[string]string, shell bool) (string, error) {
 	var out strings.Builder
 	var quote quoting
 	for {
-		m := placeholder.FindStringSubmatchIndex(s)
+		m := placeholder().FindStringSubmatchIndex(s)
 		if m == nil {
 			out.WriteString(s)
 			return out.String(), nil

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -140,7 +139,11 @@ func (r *Runtime) claim(ctx context.Context, name string, t compute.Task) (*os.F
 	}
 }
 
-var validName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
+// validName tells whether name may be that of an input or output.
+func validName(name string) bool {
+	return name != "" && len(name) <= 255 && name[0] != '-' && name[0] != '.' &&
+		strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == ""
+}
 
 // prepare makes the folder ready, whatever was in it, and the order to go with it.
 func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (order, error) {
@@ -170,7 +173,7 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		env["PATH"] = t.Bin + ":" + env["PATH"]
 	}
 	declare := func(what, name, p string) error {
-		if !validName.MatchString(name) {
+		if !validName(name) {
 			return fault.Invalid("%q is no name for an %s: letters, digits, _, - and . are", name, what).At(what + "s")
 		}
 		clean, err := taskPath(what, name, p)

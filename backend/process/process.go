@@ -210,14 +210,16 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	if o.Phase == compute.Running {
 		return fault.Conflicts("job %s still runs; cancel it and wait for its end before its folder is removed", id)
 	}
-	lock, err := tryLock(dir)
-	if errors.Is(err, errLocked) {
-		return fault.Conflicts("job %s is just starting; cancel it and wait for its end before its folder is removed", id)
+	if o.Phase == compute.Staging { // half-staged by a server before this one
+		lock, err := tryLock(dir)
+		if errors.Is(err, errLocked) {
+			return fault.Conflicts("job %s is just starting; cancel it and wait for its end before its folder is removed", id)
+		}
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
 	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
 	if err := r.discard(name); err != nil {
 		return fmt.Errorf("remove folder of job %s: %w", id, err)
 	}

@@ -3,10 +3,10 @@ package process
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,12 +25,22 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "supervise":
-			if len(os.Args) > 2 {
-				dieAt(os.Args[2])
+			for _, arg := range os.Args[2:] {
+				if step, ok := strings.CutPrefix(arg, "slow at "); ok {
+					checkpoint = func(s string) {
+						if s == step {
+							time.Sleep(300 * time.Millisecond)
+						}
+					}
+				} else {
+					dieAt(arg)
+				}
 			}
-			os.Exit(Supervise())
+			// Without the second that the race detector takes for its exit; open
+			// looks for what it has found.
+			syscall.Exit(Supervise())
 		case "serve-and-die":
-			serveAndDie(os.Args[2], os.Args[3])
+			serveAndDie(os.Args[2], os.Args[3], os.Args[4:])
 		}
 	}
 	os.Exit(m.Run())
@@ -56,7 +66,18 @@ func open(t *testing.T, dir string, blobs blob.Store, supervisor ...string) *Run
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Close() })
+	t.Cleanup(func() {
+		r.Close()
+		logs, err := filepath.Glob(filepath.Join(dir, "*", ownLog))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, path := range logs {
+			if text := read(t, path); strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic") {
+				t.Errorf("%s:\n%s", path, text)
+			}
+		}
+	})
 	return r
 }
 
@@ -130,8 +151,3 @@ func (m *memory) List(_ context.Context, c blob.Container, q blob.Query) (blob.P
 	}
 	return p, nil
 }
-
-var _ = sha256.Sum256
-var _ = time.Now
-
-func serveAndDie(dir, step string) {}

@@ -283,7 +283,7 @@ func (s *supervisor) finish(exit compute.Exit) {
 		if try == 0 {
 			fmt.Fprintln(os.Stderr, "write down the end:", err)
 		}
-		if !exists(s.Dir, lockFile) { // removed by hand
+		if exists(s.Dir, exitFile) || !exists(s.Dir, lockFile) { // written after all, or removed by hand
 			break
 		}
 		time.Sleep(time.Second)

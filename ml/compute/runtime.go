@@ -15,8 +15,8 @@ import (
 type Task struct {
 	ID string // "{workspace guid}/{job name}"; launching it twice is one launch
 
-	Command string            // run by `bash -c` (as Azure ML does), in the code's folder
-	Env     map[string]string // added to a small clean environment (PATH, HOME, LANG, TMPDIR)
+	Command string            // run by `bash -c` (as Azure ML does), in the code's folder; less than 128 KiB
+	Env     map[string]string // added to a small clean environment (PATH, HOME, LANG, TMPDIR, PYTHONUNBUFFERED=1)
 	Bin     string            // folder put first on PATH: the environment's bin; "" for none
 	Secrets []string          // names in Env whose values are never written to disk in clear or shown
 
@@ -41,21 +41,27 @@ type Tree struct {
 	Prefix    string
 }
 
-// Input is a file or folder that the command finds at Path.
+// Input is a file or folder that the command finds at Path. Path lies below
+// inputs/, outputs/ or wd/ (the working folder) of the task's folder. The
+// command sees it absolute: in AZURE_ML_INPUT_{name}, and in place of
+// ${{inputs.name}} in Command, quoted for the shell where that is needed, and
+// in the values of Env.
 type Input struct {
-	Name string
-	Path string // relative to the task's folder; the command sees it absolute, in AZURE_ML_INPUT_{name} and in place of ${{inputs.name}}
+	Name string // letters, digits, _, - and .
+	Path string
 	File bool   // one file, not a folder
 	From Tree   // the blob (File) or folder it comes from
 	URL  string // instead of From: an http or https address of a file
 }
 
-// Output is a file or folder that the command leaves at Path.
+// Output is a file or folder that the command leaves at Path, which is as that
+// of an Input: AZURE_ML_OUTPUT_{name}, ${{outputs.name}}. The folder is there
+// when the command starts.
 type Output struct {
 	Name string
-	Path string // relative to the task's folder
+	Path string
 	File bool
-	To   Tree // where Collect puts it
+	To   Tree // where Collect puts it; of a File, Prefix is the whole key
 }
 
 // Phase says how far a task has come.
@@ -63,7 +69,7 @@ type Phase string
 
 // The phases of a task.
 const (
-	Staging Phase = "Staging" // inputs are being copied
+	Staging Phase = "Staging" // inputs are being copied, or were when the server died: Launch starts over
 	Running Phase = "Running"
 	Exited  Phase = "Exited" // nothing of it runs any more; Exit says how it ended
 )
@@ -84,7 +90,7 @@ type Exit struct {
 	TimedOut bool   // stopped by Timeout
 	Stopped  bool   // stopped by Stop
 	OOM      bool   // killed for memory
-	Lost     string // why nothing is known of the end, such as "machine restarted"; "" if it is
+	Lost     string // why nothing is known of the end: "machine restarted", "its supervisor was killed", ...; "" if it is known
 	LastLine string // last lines of std_log.txt that are not blank, at most 2,000 bytes
 }
 
@@ -93,7 +99,9 @@ type Exit struct {
 type Runtime interface {
 	// Launch stages the task and starts it. It returns when the command runs,
 	// or with the fault that kept it from running (a missing input names the
-	// input). A known id is left as it is.
+	// input), and then nothing of the task is left. A task that has been
+	// started is left as it is. One that is stopped before its command runs
+	// is Exited, and no fault.
 	Launch(ctx context.Context, t Task) error
 
 	// List returns all tasks that are not removed.
@@ -104,15 +112,21 @@ type Runtime interface {
 	Stop(ctx context.Context, id string) error
 
 	// Collect copies logs and outputs of an ended task to where they belong
-	// and tells the sizes in bytes by output name. The log is whole when it returns.
+	// and tells the sizes in bytes by output name. The log is whole when it
+	// returns. The folders outputs/ and logs/ of the working folder go to Logs
+	// under these names. An output that the command has not made, or has made
+	// a link out of the task's folder, is left out.
 	Collect(ctx context.Context, id string) (map[string]int64, error)
 
-	// Remove forgets an ended task and deletes its folder.
+	// Remove forgets an ended task and deletes its folder. A task that runs
+	// is fault.Conflict, an unknown one no error.
 	Remove(ctx context.Context, id string) error
 
-	// OpenLog opens a log of a task that is not removed, from offset: name is
-	// relative to the artefact folder, such as "user_logs/std_log.txt". Logs
-	// lists their names with their sizes.
+	// OpenLog opens a log of a task that is not removed, from offset to what
+	// is its end now, and tells its whole size in bytes: name is relative to
+	// the artefact folder, such as "user_logs/std_log.txt". An offset past
+	// the end is fault.RangeUnsatisfiable. Logs lists at most 10,000 names
+	// with their sizes.
 	OpenLog(ctx context.Context, id, name string, offset int64) (io.ReadCloser, int64, error)
 	Logs(ctx context.Context, id string) (map[string]int64, error)
 
