@@ -30,6 +30,11 @@ func commands() []*cobra.Command {
 	return []*cobra.Command{
 		upCommand(),
 		connectCommand(),
+		doctorCommand(),
+		downCommand(),
+		backupCommand(),
+		restoreCommand(),
+		tokenCommand(),
 		versionCommand(),
 		simpleNoun("workspace", "x"),
 		simpleNoun("compute", "x"),
