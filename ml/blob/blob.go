@@ -18,13 +18,12 @@ type Container struct {
 
 // Info is what is known of a blob without reading it.
 type Info struct {
-	Key         string
-	Size        int64             // bytes
-	ETag        string            // opaque, quoted as HTTP wants it; changes with every Put, CommitBlocks and SetMetadata
-	Modified    time.Time         // UTC, whole seconds on the wire
-	ContentType string            // "application/octet-stream" if none was given
-	ContentMD5  []byte            // as the client gave it, or nil
-	Metadata    map[string]string // keys in lower case
+	Key      string
+	Size     int64     // bytes
+	ETag     string    // opaque, quoted as HTTP wants it; changes with every write
+	Modified time.Time // UTC, whole seconds on the wire
+	Created  time.Time // UTC, when the key was first put
+	Attributes
 }
 
 // Condition restricts a write or a read to a state of the blob. The zero value
@@ -35,11 +34,16 @@ type Condition struct {
 	IfNoneMatch string // an ETag, or "*": the blob must not exist
 }
 
-// Attributes are set on a blob together with its bytes.
+// Attributes are set on a blob together with its bytes, kept as they are and
+// given back.
 type Attributes struct {
-	ContentType string
-	ContentMD5  []byte
-	Metadata    map[string]string
+	ContentType        string // "application/octet-stream" if none was given
+	ContentMD5         []byte // of the whole blob, as the client gave it, or nil
+	ContentEncoding    string
+	ContentLanguage    string
+	ContentDisposition string
+	CacheControl       string
+	Metadata           map[string]string // keys in lower case
 }
 
 // Store keeps bytes by container and key. A key is 1 to 1,024 characters of
@@ -48,6 +52,9 @@ type Attributes struct {
 // ContainerNotFound, a missing blob with code BlobNotFound. What a writing
 // method has acknowledged survives a crash (bytes and folder entries fsynced).
 type Store interface {
+	// HasContainer tells whether the container is there.
+	HasContainer(ctx context.Context, c Container) (bool, error)
+
 	// CreateContainer makes the container if it is not there yet.
 	CreateContainer(ctx context.Context, c Container) error
 
@@ -63,18 +70,24 @@ type Store interface {
 	// ones, never a mix. If size is not -1 and r ends before it, nothing changes.
 	Put(ctx context.Context, c Container, key string, r io.Reader, size int64, a Attributes, cond Condition) (Info, error)
 
-	// Stage keeps a block for a later CommitBlocks. Blocks that are not
-	// committed are swept after seven days.
+	// Stage keeps a block for a later CommitBlocks; a second one of the same
+	// name replaces the first. Blocks that are not committed are swept after
+	// seven days.
 	Stage(ctx context.Context, c Container, key, block string, r io.Reader, size int64) error
 
 	// Blocks lists the staged blocks of a key, and those of the committed blob.
 	Blocks(ctx context.Context, c Container, key string) (committed, staged []Block, err error)
 
-	// CommitBlocks makes the blob of the named blocks, in order, in one step.
-	CommitBlocks(ctx context.Context, c Container, key string, blocks []string, a Attributes, cond Condition) (Info, error)
+	// CommitBlocks makes the blob of the named blocks, in order, in one step,
+	// and drops the staged blocks that are not named. A block that is not there
+	// is a fault (InvalidBlockList) and changes nothing.
+	CommitBlocks(ctx context.Context, c Container, key string, blocks []BlockRef, a Attributes, cond Condition) (Info, error)
 
 	// SetMetadata replaces the blob's metadata and leaves its bytes alone.
 	SetMetadata(ctx context.Context, c Container, key string, metadata map[string]string, cond Condition) (Info, error)
+
+	// SetHeaders replaces all attributes but the metadata, and leaves the bytes alone.
+	SetHeaders(ctx context.Context, c Container, key string, a Attributes, cond Condition) (Info, error)
 
 	// Stat returns what is known of the blob.
 	Stat(ctx context.Context, c Container, key string) (Info, error)
@@ -93,6 +106,22 @@ type Block struct {
 	ID   string
 	Size int64
 }
+
+// BlockRef names a block for CommitBlocks and says where to look for it.
+type BlockRef struct {
+	ID   string
+	From BlockSource
+}
+
+// BlockSource is where CommitBlocks looks for a block.
+type BlockSource int
+
+// The sources of blocks.
+const (
+	Latest    BlockSource = iota // staged, else committed
+	Committed                    // of the blob as it is
+	Staged                       // since the last commit
+)
 
 // Query chooses the blobs that List returns.
 type Query struct {
