@@ -43,6 +43,9 @@ func (s *Store) Stage(ctx context.Context, c blob.Container, key, id string, r i
 	folder, err := s.keep(c, key, id, tmp)
 	if err != nil {
 		s.root.Remove(tmp)
+		if errors.Is(err, fs.ErrNotExist) {
+			return noContainer(c)
+		}
 		return explain("stage block", err)
 	}
 	defer folder.Close()
@@ -57,13 +60,19 @@ func (s *Store) keep(c blob.Container, key, id, tmp string) (*os.File, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	dir := stage(c, key)
-	if err := s.makeDir(dir); err != nil {
-		return nil, err
+	for try := 0; ; try++ {
+		if err := s.makeDir(dir); err != nil {
+			return nil, err
+		}
+		err := s.root.Rename(tmp, blockFile(dir, id))
+		if err == nil {
+			return s.root.Open(dir)
+		}
+		// Sweep may have removed the folder, empty as it was.
+		if try == 3 || !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	if err := s.root.Rename(tmp, blockFile(dir, id)); err != nil {
-		return nil, err
-	}
-	return s.root.Open(dir)
 }
 
 // unstage drops the staged blocks of a key. What cannot be removed is swept

@@ -30,85 +30,96 @@ func (s *Store) Stat(ctx context.Context, c blob.Container, key string) (blob.In
 
 // Open implements blob.Store.
 func (s *Store) Open(ctx context.Context, c blob.Container, key string, offset, length int64) (io.ReadCloser, blob.Info, error) {
-	if err := check(c, key); err != nil {
-		return nil, blob.Info{}, err
-	}
-	at := locate(c, key)
-	for {
-		h, err := s.read(at.header(), true)
-		if err != nil {
-			return nil, blob.Info{}, err
-		}
-		if h == nil {
-			return nil, blob.Info{}, s.missing(ctx, c, key)
-		}
+	var (
+		r    io.ReadCloser
+		info blob.Info
+	)
+	err := s.hold(ctx, c, key, func(at place, h *header, release func()) error {
+		info = h.info()
 		whole := offset == 0 && length < 0
 		if offset < 0 || (offset >= h.Size && !whole) {
-			return nil, h.info(), fault.New(fault.RangeUnsatisfiable, "InvalidRange", "The blob %q has %d bytes; byte %d is not among them.", clip(key), h.Size, offset)
+			release()
+			return fault.New(fault.RangeUnsatisfiable, "InvalidRange", "The blob %q has %d bytes; byte %d is not among them.", clip(key), h.Size, offset)
 		}
-		if rest := h.Size - offset; length < 0 || length > rest {
-			length = rest
+		n := length
+		if rest := h.Size - offset; n < 0 || n > rest {
+			n = rest
 		}
-		release := s.leases.take(h.Data)
-		var r io.ReadCloser
 		if h.Parts {
-			r, err = s.openParts(at, h, offset, length, release)
-		} else {
-			r, err = s.openFile(at, h, offset, length, release)
+			r = s.openParts(at, h, offset, n, release)
+			return nil
 		}
-		if err == nil {
-			return r, h.info(), nil
+		f, err := s.root.Open(at.data(h.Data, false))
+		if err != nil {
+			release()
+			return err
 		}
-		release()
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, blob.Info{}, fmt.Errorf("open blob: %w", err)
-		}
-		if lost, err := s.lost(at, h); err != nil || lost {
-			return nil, blob.Info{}, fmt.Errorf("open blob: the bytes of %s are gone from the data folder: %w", at.header(), errors.Join(err, fs.ErrNotExist))
-		}
-		// The blob was replaced between the two looks; take the new one.
-	}
-}
-
-// lost tells whether the header is still there though its bytes are not.
-func (s *Store) lost(at place, h *header) (bool, error) {
-	now, err := s.read(at.header(), false)
-	return now != nil && now.Data == h.Data, err
+		r = &fileReader{SectionReader: io.NewSectionReader(f, offset, n), file: f, release: release}
+		return nil
+	})
+	return r, info, err
 }
 
 // OpenFile opens the blob as one file, for readers on this machine that want to
-// seek in it or have the kernel copy it. The file stays what it is when the
-// blob is replaced or deleted. A blob in parts is made one file the first time.
+// seek in it or have the kernel copy it. They must not write to it. The file
+// stays what it is when the blob is replaced or deleted. A blob in parts is made
+// one file the first time.
 func (s *Store) OpenFile(ctx context.Context, c blob.Container, key string) (*os.File, blob.Info, error) {
-	if err := check(c, key); err != nil {
-		return nil, blob.Info{}, err
-	}
-	at := locate(c, key)
-	for {
-		h, err := s.read(at.header(), true)
-		if err != nil {
-			return nil, blob.Info{}, err
-		}
-		if h == nil {
-			return nil, blob.Info{}, s.missing(ctx, c, key)
-		}
-		release := s.leases.take(h.Data)
-		var f *os.File
+	var (
+		f    *os.File
+		info blob.Info
+	)
+	err := s.hold(ctx, c, key, func(at place, h *header, release func()) (err error) {
+		defer release()
+		info = h.info()
 		if h.Parts {
 			f, err = s.join(ctx, c, at, h)
 		} else {
 			f, err = s.root.Open(at.data(h.Data, false))
 		}
-		release()
-		if err == nil {
-			return f, h.info(), nil
+		return explain("open blob", err)
+	})
+	return f, info, err
+}
+
+// hold calls do with the blob's header and a lease on its bytes. If the blob is
+// replaced before the lease is taken, so that do finds no bytes, do is called
+// again with what has replaced it.
+func (s *Store) hold(ctx context.Context, c blob.Container, key string, do func(at place, h *header, release func()) error) error {
+	if err := check(c, key); err != nil {
+		return err
+	}
+	at := locate(c, key)
+	var last *header
+	for {
+		h, err := s.read(at.header(), true)
+		if err != nil {
+			return err
 		}
+		if h == nil {
+			return s.missing(ctx, c, key)
+		}
+		release := s.leases.take(h.Data)
+		if h.Parts {
+			// Bytes are discarded after their header is gone. If it is still there
+			// now, the discarding will see the lease.
+			now, err := s.read(at.header(), false)
+			if err != nil || now == nil || now.Data != h.Data {
+				release()
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		err = do(at, h, release)
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, blob.Info{}, explain("open blob", err)
+			return err
 		}
-		if lost, err := s.lost(at, h); err != nil || lost {
-			return nil, blob.Info{}, fmt.Errorf("open blob: the bytes of %s are gone from the data folder: %w", at.header(), errors.Join(err, fs.ErrNotExist))
+		if last != nil && last.Data == h.Data {
+			return fmt.Errorf("open blob: its bytes are gone from the data folder: %w", err)
 		}
+		last = h
 	}
 }
 
@@ -175,14 +186,6 @@ func (s *Store) swap(c blob.Container, at place, old, joined *header, tmp string
 	return nil
 }
 
-func (s *Store) openFile(at place, h *header, offset, length int64, release func()) (io.ReadCloser, error) {
-	f, err := s.root.Open(at.data(h.Data, false))
-	if err != nil {
-		return nil, err
-	}
-	return &fileReader{SectionReader: io.NewSectionReader(f, offset, length), file: f, release: release}, nil
-}
-
 type fileReader struct {
 	*io.SectionReader
 	file    *os.File
@@ -194,17 +197,14 @@ func (r *fileReader) Close() error {
 	return r.file.Close()
 }
 
-func (s *Store) openParts(at place, h *header, offset, length int64, release func()) (io.ReadCloser, error) {
+func (s *Store) openParts(at place, h *header, offset, length int64, release func()) io.ReadCloser {
 	r := &partReader{store: s, dir: at.data(h.Data, true), rest: h.blocks, left: length, release: release}
 	for len(r.rest) > 0 && offset >= r.rest[0].Size {
 		offset -= r.rest[0].Size
 		r.rest = r.rest[1:]
 	}
-	if _, err := s.root.Lstat(r.dir); err != nil {
-		return nil, err
-	}
 	r.skip = offset
-	return r, nil
+	return r
 }
 
 // partReader reads parts one after the other. Its lease keeps them in place.
