@@ -230,7 +230,7 @@ func (s *Store) gather(ctx context.Context, to string, parts bool, sources []sou
 			return explain("commit blocks", err)
 		}
 	}
-	return explain("commit blocks", s.syncDir(to))
+	return explain("commit blocks", syncDir(s.root, to))
 }
 
 // take makes a file of a source's bytes, which are on disk already: a link if

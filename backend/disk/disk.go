@@ -162,7 +162,7 @@ func (s *Store) DeleteContainer(ctx context.Context, c blob.Container) error {
 	tree.Lock()
 	err := s.root.Rename(containerDir(c), away)
 	if err == nil {
-		err = s.syncDir(c.Account)
+		err = syncDir(s.root, c.Account)
 	}
 	tree.Unlock()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -218,12 +218,12 @@ func (s *Store) makeDir(dir string) error {
 		}
 		return err
 	}
-	return s.syncDir(path.Dir(dir))
+	return syncDir(s.root, path.Dir(dir))
 }
 
 // syncDir makes the entries of a folder survive a crash.
-func (s *Store) syncDir(dir string) error {
-	f, err := s.root.Open(dir)
+func syncDir(root *os.Root, dir string) error {
+	f, err := root.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (s *Store) Delete(ctx context.Context, c blob.Container, key string, cond b
 	tree.RLock()
 	err = s.root.Remove(at.header())
 	if err == nil {
-		err = s.syncDir(at.dir())
+		err = syncDir(s.root, at.dir())
 	}
 	tree.RUnlock()
 	if err != nil {
@@ -180,7 +180,7 @@ func (s *Store) install(c blob.Container, at place, h *header, bytes string) err
 			}
 			return err
 		}
-		return s.syncDir(dir)
+		return syncDir(s.root, dir)
 	})
 }
 
@@ -208,17 +208,27 @@ func (s *Store) inFolder(c blob.Container, at place, do func(dir string) error) 
 func (s *Store) makeFolders(tree *sync.RWMutex, at place) error {
 	tree.Lock()
 	defer tree.Unlock()
-	if _, err := s.root.Lstat(at.tree); err != nil {
+	dir, err := s.root.OpenRoot(at.tree)
+	if err != nil {
 		return err // the container is gone
 	}
-	dir := at.tree
 	for _, f := range at.folders {
-		dir += "/" + f
-		if err := s.makeDir(dir); err != nil {
+		err := dir.Mkdir(f, 0o700)
+		if err == nil {
+			err = syncDir(dir, ".")
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			dir.Close()
 			return err
 		}
+		next, err := dir.OpenRoot(f)
+		dir.Close()
+		if err != nil {
+			return err
+		}
+		dir = next
 	}
-	return nil
+	return dir.Close()
 }
 
 // discard removes the bytes of a header that is no more, as soon as nobody

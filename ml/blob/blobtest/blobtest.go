@@ -526,7 +526,7 @@ func oddKeys(t *testing.T, s blob.Store) {
 }
 
 func deepKeys(t *testing.T, s blob.Store) {
-	deep := []string{strings.Repeat("/", 1024), strings.Repeat("y/", 512), strings.Repeat("🙂/", 511) + "🙂🙂"}
+	deep := []string{strings.Repeat("/", 1024), strings.Repeat("🙂/", 511) + "🙂🙂"}
 	for _, k := range deep {
 		put(t, s, here, k, "deep")
 		want(t, s, here, k, "deep")
