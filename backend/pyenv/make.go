@@ -73,6 +73,10 @@ func (b *Builder) make(ctx context.Context, hash, dir string, r environment.Reci
 		note(text)
 	}
 
+	if vars["UV_TORCH_BACKEND"] == "" && asksForTorch(lines) && !hasGPU() {
+		note("torch brings CUDA libraries of several GB along unless an index with its CPU build is named; UV_TORCH_BACKEND=cpu in the server's environment makes uv take that")
+	}
+
 	uv := b.uv.find()
 	if uv == "" && len(lines) > 0 && found {
 		if uv, err = b.uv.fetch(ctx, python, vars, log); err != nil {
@@ -164,6 +168,25 @@ func (b *Builder) python(ctx context.Context, want string) (interpreter, string,
 		}
 	}
 	return choose(b.pythons.all(ctx), want)
+}
+
+var torch = regexp.MustCompile(`^torch(vision|audio)?\s*($|[<>=!~;[(])`)
+
+// asksForTorch tells whether the lines take torch from the default index.
+func asksForTorch(lines []string) bool {
+	found := false
+	for _, line := range lines {
+		if strings.HasPrefix(line, "--") && strings.Contains(line, "://") {
+			return false
+		}
+		found = found || torch.MatchString(line)
+	}
+	return found
+}
+
+func hasGPU() bool {
+	_, err := os.Stat("/dev/nvidiactl")
+	return err == nil
 }
 
 func wantedVersion(p interpreter, wanted string) string {

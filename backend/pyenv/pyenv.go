@@ -31,6 +31,9 @@ type Config struct {
 	Fetch   bool          // lets uv download a Python that is not on this machine
 }
 
+// atOnce is how many builds run side by side; more only slow each other down.
+const atOnce = 2
+
 // Builder is an environment.Builder. Close it to end its builds.
 type Builder struct {
 	cfg     Config
@@ -42,6 +45,7 @@ type Builder struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	slots   chan struct{} // held by builds that install packages
 	mu      sync.Mutex
 	flights map[string]*flight // builds under way, by hash
 }
@@ -65,8 +69,12 @@ func New(cfg Config) (*Builder, error) {
 		return nil, fmt.Errorf("environments folder: %w", err)
 	}
 	vars := parseVariables(cfg.Env)
+	if vars["HOME"] == "" { // as in a bare service: uv and pip want a place for what they fetched
+		vars.setDefault("UV_CACHE_DIR", filepath.Join(dir, ".cache", "uv"))
+		vars.setDefault("PIP_CACHE_DIR", filepath.Join(dir, ".cache", "pip"))
+	}
 	b := &Builder{
-		cfg: cfg, vars: vars, flights: map[string]*flight{},
+		cfg: cfg, vars: vars, flights: map[string]*flight{}, slots: make(chan struct{}, atOnce),
 		pythons: pythons{vars: vars},
 		uv:      uvTool{path: cfg.UV, tools: cfg.Tools, vars: vars},
 	}
@@ -183,6 +191,19 @@ func (b *Builder) locked(ctx context.Context, hash string, r environment.Recipe,
 	defer unlock()
 	if built, ok := b.find(hash); ok {
 		return built, nil
+	}
+	if len(r.Conda)+len(r.Pip) > 0 {
+		select {
+		case b.slots <- struct{}{}:
+		default:
+			log.stage("waiting for %d other environments that are being built", atOnce)
+			select {
+			case b.slots <- struct{}{}:
+			case <-ctx.Done():
+				return environment.Built{}, b.ended(ctx, ctx.Err())
+			}
+		}
+		defer func() { <-b.slots }()
 	}
 	dir := filepath.Join(b.cfg.Dir, hash)
 	if err := os.RemoveAll(dir); err != nil {

@@ -458,3 +458,53 @@ func TestSweepRemovesWhatWasUsedLongestAgo(t *testing.T) {
 		t.Errorf("trash stays: %q", left)
 	}
 }
+
+func TestInspectSaysWhatThereIs(t *testing.T) {
+	needUV(t)
+	tools := pyenv.Inspect(t.Context(), pyenv.Config{UV: os.Getenv("LAPIS_UV"), Env: os.Environ()})
+	if tools.UV == "" || tools.UVVersion == "" || len(tools.Pythons) == 0 {
+		t.Errorf("got %+v", tools)
+	}
+	built, err := newBuilder(t).Build(t.Context(), environment.Recipe{}, io.Discard)
+	if err != nil || built.Python != tools.Default {
+		t.Errorf("the default environment has Python %s (%v), announced was %s", built.Python, err, tools.Default)
+	}
+	if none := pyenv.Inspect(t.Context(), pyenv.Config{UV: "/nonexistent/uv"}); none.UV != "" || none.UVVersion != "" {
+		t.Errorf("a uv that is not there is found: %+v", none)
+	}
+}
+
+func TestAnEnvironmentWhosePythonIsGoneIsBuiltAgain(t *testing.T) {
+	needUV(t)
+	b := newBuilder(t)
+	built, err := b.Build(t.Context(), environment.Recipe{}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(built.Dir, "bin", "python")
+	if err := errors.Join(os.Remove(link), os.Symlink("/nonexistent/python3", link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := b.Find(t.Context(), environment.Recipe{}); ok {
+		t.Error("it is found without its Python")
+	}
+	if built, err = b.Build(t.Context(), environment.Recipe{}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	python(t, built, "pass")
+}
+
+func TestMoreBuildsThanRunAtOnceAllEnd(t *testing.T) {
+	needUV(t)
+	b := newBuilder(t)
+	var wg sync.WaitGroup
+	for i := range 5 {
+		wg.Go(func() {
+			r := environment.Recipe{Pip: []string{"six", fmt.Sprintf("idna>=3.%d", i)}}
+			if built, err := b.Build(t.Context(), r, io.Discard); err != nil || built.Hash != r.Hash() {
+				t.Errorf("build %d: %+v, %v", i, built, err)
+			}
+		})
+	}
+	wg.Wait()
+}

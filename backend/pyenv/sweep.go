@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,9 @@ const (
 	// restFor is how long an environment is left alone after its last use, so
 	// that none goes between being found and being started in.
 	restFor = 10 * time.Minute
+
+	// keepLogs is how long the log of a failed build is kept.
+	keepLogs = 30 * 24 * time.Hour
 )
 
 // Sweep removes the environments used longest ago until the rest keeps to the
@@ -36,6 +40,9 @@ func (b *Builder) Sweep(ctx context.Context, inUse func(hash string) bool) (int6
 	var list []env
 	var total int64
 	for _, e := range entries {
+		if err := b.sweepLog(e.Name()); err != nil {
+			return 0, err
+		}
 		if !e.IsDir() || !isHash(e.Name()) {
 			continue
 		}
@@ -71,6 +78,25 @@ func (b *Builder) Sweep(ctx context.Context, inUse func(hash string) bool) (int6
 		}
 	}
 	return freed, ctx.Err()
+}
+
+// sweepLog removes an old log that has no environment.
+func (b *Builder) sweepLog(name string) error {
+	hash, ok := strings.CutSuffix(name, ".log")
+	if !ok || !isHash(hash) {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(b.cfg.Dir, hash)); err == nil {
+		return nil
+	}
+	info, err := os.Stat(b.LogFile(hash))
+	if err != nil || time.Since(info.ModTime()) < keepLogs {
+		return nil // gone already, or young
+	}
+	if err := os.Remove(b.LogFile(hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove an old build log: %w", err)
+	}
+	return nil
 }
 
 // remove takes an environment away in one step, then deletes it.
