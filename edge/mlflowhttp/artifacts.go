@@ -1,0 +1,474 @@
+package mlflowhttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"lapis/fault"
+	"lapis/ml/blob"
+)
+
+func (s *Server) artifactRoutes() {
+	s.handle("GET", "2.0/mlflow/artifacts/list", artifactsRead, s.listArtifacts)
+	s.handle("GET", "2.0/mlflow-artifacts/artifacts", artifactsRead, s.listProxied)
+	s.add("PUT", "2.0/mlflow-artifacts/artifacts/{path...}", route{artifactsWrite, true, s.putArtifact})
+	s.add("GET|HEAD", "2.0/mlflow-artifacts/artifacts/{path...}", route{artifactsRead, true, s.getArtifact})
+	s.add("DELETE", "2.0/mlflow-artifacts/artifacts/{path...}", route{artifactsDelete, true, s.deleteArtifact})
+	for _, p := range []string{"create", "complete", "abort"} {
+		s.add("POST", "2.0/mlflow-artifacts/mpu/"+p+"/{path...}", route{artifactsWrite, true, noMultipart})
+	}
+	s.add("GET", "2.0/mlflow-artifacts/presigned/{path...}", route{artifactsRead, true, func(*call) error {
+		return fault.New(fault.NotImplemented, "NOT_IMPLEMENTED", "Multipart download is not supported for the current artifact repository")
+	}})
+	s.handle("POST", "2.0/mlflow/artifacts/presigned-upload-url", artifactsWrite, noPresigned)
+	s.handle("POST", "2.0/mlflow/artifacts/presigned-download-url", artifactsRead, noPresigned)
+	s.add("GET|HEAD", "get-artifact", route{artifactsRead, true, s.getRunArtifact})
+	s.add("POST", "2.0/mlflow/upload-artifact", route{artifactsWrite, true, s.uploadArtifact})
+	s.add("GET", "3.0/mlflow/server-info", route{"", true, s.serverInfo})
+}
+
+func noMultipart(*call) error {
+	return fault.New(fault.NotImplemented, "NOT_IMPLEMENTED", "Multipart upload is not supported for the current artifact repository")
+}
+
+func noPresigned(*call) error {
+	return invalid("Presigned upload is not supported for proxied artifact storage (artifact URI scheme: mlflow-artifacts). Send the artifact through the server instead.")
+}
+
+func (s *Server) serverInfo(c *call) error {
+	var o out
+	o.open()
+	o.text("store_type", "SqlStore")
+	o.flag("workspaces_enabled", false)
+	o.flag("trace_archival_enabled", false)
+	o.flag("multipart_uploads_enabled", false)
+	o.flag("multipart_downloads_enabled", false)
+	o.flag("presigned_upload_run_id_supported", false)
+	o.flag("presigned_upload_model_id_supported", false)
+	o.close()
+	return c.reply(&o)
+}
+
+// Key is where an artefact lies in the workspace's artefact container, by its
+// path below "mlflow-artifacts:/". The artefacts of a run are those of the job
+// of that name, where Azure ML's clients look for them.
+func Key(p string) string {
+	parts := strings.SplitN(p, "/", 4)
+	if len(parts) >= 3 && parts[2] == "artifacts" && digits(parts[0]) && parts[1] != "" {
+		key := "ExperimentRun/dcid." + parts[1]
+		if len(parts) == 4 {
+			key += "/" + parts[3]
+		}
+		return key
+	}
+	return strings.TrimSuffix("mlflow/"+p, "/")
+}
+
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+// proxied returns the path of an artefact URI that this server keeps.
+func proxied(uri string) (string, error) {
+	rest, ok := strings.CutPrefix(uri, "mlflow-artifacts:")
+	if !ok {
+		return "", invalid("The artifacts at '%s' are not kept by this server: use that store's own client.", uri)
+	}
+	if rest, host := strings.CutPrefix(rest, "//"); host && !strings.HasPrefix(rest, "/") {
+		_, rest, _ = strings.Cut(rest, "/")
+		return strings.Trim(rest, "/"), nil
+	}
+	return strings.Trim(rest, "/"), nil
+}
+
+// checkPath refuses paths that lead elsewhere, however often they are escaped.
+func checkPath(p string) error {
+	for range 8 {
+		if strings.HasPrefix(p, "/") || strings.ContainsAny(p, "#\x00") || strings.HasPrefix(strings.ToLower(p), "file:") ||
+			len(p) > 1 && p[1] == ':' && (p[0]|0x20 >= 'a' && p[0]|0x20 <= 'z') {
+			return invalid("Invalid path")
+		}
+		for part := range strings.FieldsFuncSeq(p, func(r rune) bool { return r == '/' || r == '\\' }) {
+			if part == ".." || part == "." {
+				return invalid("Invalid path")
+			}
+		}
+		plain, err := url.PathUnescape(p)
+		if err != nil || plain == p {
+			return nil
+		}
+		p = plain
+	}
+	return invalid("Invalid path")
+}
+
+func (s *Server) container(c *call) (blob.Container, error) {
+	return s.Container(c.ctx(), c.workspace)
+}
+
+// file is one entry of a listing.
+type file struct {
+	name string // relative to the folder
+	dir  bool
+	size int64
+}
+
+// folder lists what lies directly in a folder, by name.
+func (s *Server) folder(ctx context.Context, at blob.Container, key string) ([]file, error) {
+	prefix := strings.TrimSuffix(key, "/") + "/"
+	var files []file
+	q := blob.Query{Prefix: prefix, Delimiter: "/"}
+	for {
+		page, err := s.Blobs.List(ctx, at, q)
+		if fault.Is(err, fault.Missing) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range page.Blobs {
+			if name := b.Key[len(prefix):]; name != "" {
+				files = append(files, file{name: name, size: b.Size})
+			}
+		}
+		for _, p := range page.Prefixes {
+			if name := strings.TrimSuffix(p[len(prefix):], "/"); name != "" {
+				files = append(files, file{name: name, dir: true})
+			}
+		}
+		if page.Next == "" {
+			break
+		}
+		q.After = page.Next
+	}
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.name, b.name) })
+	return files, nil
+}
+
+func (o *out) files(files []file, below string) {
+	if len(files) == 0 {
+		return
+	}
+	o.list("files")
+	for _, f := range files {
+		o.open()
+		o.text("path", path.Join(below, f.name))
+		o.flag("is_dir", f.dir)
+		if !f.dir {
+			o.integer("file_size", f.size)
+		}
+		o.close()
+	}
+	o.closeList()
+}
+
+func (s *Server) listArtifacts(c *call) error {
+	run, below := c.run(), c.text("path", false)
+	if c.err != nil {
+		return c.err
+	}
+	if err := checkPath(below); err != nil {
+		return err
+	}
+	d, err := s.Tracking.Run(c.ctx(), c.workspace, run)
+	if err != nil {
+		return err
+	}
+	return s.replyFiles(c, d.Artifact, below)
+}
+
+// replyFiles lists a folder below an artefact root.
+func (s *Server) replyFiles(c *call, root, below string) error {
+	base, err := proxied(root)
+	if err != nil {
+		return err
+	}
+	at, err := s.container(c)
+	if err != nil {
+		return err
+	}
+	files, err := s.folder(c.ctx(), at, Key(path.Join(base, below)))
+	if err != nil {
+		return err
+	}
+	var o out
+	o.open()
+	o.text("root_uri", root)
+	o.files(files, below)
+	o.close()
+	return c.reply(&o)
+}
+
+func (s *Server) listProxied(c *call) error {
+	below := c.text("path", false)
+	if c.err != nil {
+		return c.err
+	}
+	if err := checkPath(below); err != nil {
+		return err
+	}
+	at, err := s.container(c)
+	if err != nil {
+		return err
+	}
+	files, err := s.folder(c.ctx(), at, Key(strings.Trim(below, "/")))
+	if err != nil {
+		return err
+	}
+	var o out
+	o.open()
+	o.files(files, "")
+	o.close()
+	return c.reply(&o)
+}
+
+func mediaType(name string) string {
+	switch strings.ToLower(path.Ext(name)) {
+	case ".log", ".txt", ".yaml", ".yml", ".md", ".py", ".cfg", ".ini":
+		return "text/plain"
+	case ".json":
+		return "application/json"
+	}
+	if t := mime.TypeByExtension(path.Ext(name)); t != "" {
+		return t
+	}
+	return "application/octet-stream"
+}
+
+// put streams a body into a blob.
+func (s *Server) put(c *call, key string) error {
+	at, err := s.container(c)
+	if err != nil {
+		return err
+	}
+	if err := s.Blobs.CreateContainer(c.ctx(), at); err != nil {
+		return err
+	}
+	_, err = s.Blobs.Put(c.ctx(), at, key, c.r.Body, c.r.ContentLength, blob.Attributes{ContentType: mediaType(key)}, blob.Condition{})
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fault.Invalid("The upload of '%s' ended early: send it again.", key).With("BAD_REQUEST").From(err)
+	}
+	return err
+}
+
+func (s *Server) putArtifact(c *call) error {
+	p := c.vars["path"]
+	if strings.HasSuffix(p, "/") {
+		return invalid("Invalid path: '%s' is a folder; name a file.", p)
+	}
+	if err := checkPath(p); err != nil {
+		return err
+	}
+	if err := s.put(c, Key(p)); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (s *Server) getArtifact(c *call) error {
+	p := c.vars["path"]
+	if err := checkPath(p); err != nil {
+		return err
+	}
+	return s.send(c, Key(p), p)
+}
+
+// send streams a blob, or the part of it that the request asks for.
+func (s *Server) send(c *call, key, shown string) error {
+	at, err := s.container(c)
+	if err != nil {
+		return err
+	}
+	gone := func(err error) error {
+		if fault.Is(err, fault.Missing) {
+			return missing("No such artifact: '%s'", shown)
+		}
+		return err
+	}
+	info, err := s.Blobs.Stat(c.ctx(), at, key)
+	if err != nil {
+		return gone(err)
+	}
+	h := c.w.Header()
+	first, length, part, err := byteRange(c.r.Header.Get("Range"), info.Size)
+	if err != nil {
+		h.Set("Content-Range", "bytes */"+strconv.FormatInt(info.Size, 10))
+		return err
+	}
+	if r := c.r.Header.Get("If-Range"); part && r != "" && r != info.ETag {
+		first, length, part = 0, info.Size, false
+	}
+	body := io.ReadCloser(http.NoBody)
+	if c.r.Method != http.MethodHead && length > 0 {
+		want := length
+		if !part {
+			want = -1
+		}
+		var opened blob.Info
+		if body, opened, err = s.Blobs.Open(c.ctx(), at, key, first, want); err != nil {
+			return gone(err)
+		}
+		if opened.ETag != info.ETag {
+			// It was replaced since: what is sent is whole and new.
+			if info = opened; !part {
+				length = info.Size
+			}
+		}
+	}
+	defer body.Close()
+	h.Set("Content-Type", mediaType(shown))
+	h.Set("Content-Length", strconv.FormatInt(length, 10))
+	h.Set("Accept-Ranges", "bytes")
+	h.Set("ETag", info.ETag)
+	h.Set("Last-Modified", info.Modified.UTC().Format(http.TimeFormat))
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(shown)}))
+	status := http.StatusOK
+	if part {
+		status = http.StatusPartialContent
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, first+length-1, info.Size))
+	}
+	c.w.WriteHeader(status)
+	if _, err := io.Copy(c.w, body); err != nil && c.ctx().Err() == nil {
+		// The status is sent; a broken connection is the only way left to say it.
+		s.Log.Error("send artifact", "key", key, "err", err)
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// byteRange reads a Range header of one range. Others, and none, mean all.
+func byteRange(header string, size int64) (first, length int64, part bool, err error) {
+	spec, ok := strings.CutPrefix(header, "bytes=")
+	from, to, dash := strings.Cut(strings.TrimSpace(spec), "-")
+	if !ok || !dash || strings.Contains(spec, ",") {
+		return 0, size, false, nil
+	}
+	outside := fault.New(fault.RangeUnsatisfiable, "INVALID_PARAMETER_VALUE", "The range %q lies outside the artifact, which has %d bytes.", header, size)
+	if from == "" {
+		n, err := strconv.ParseInt(to, 10, 64)
+		if err != nil || n < 0 {
+			return 0, size, false, nil
+		}
+		if n == 0 || size == 0 {
+			return 0, 0, false, outside
+		}
+		n = min(n, size)
+		return size - n, n, true, nil
+	}
+	a, err := strconv.ParseInt(from, 10, 64)
+	if err != nil || a < 0 {
+		return 0, size, false, nil
+	}
+	b := size - 1
+	if to != "" {
+		if b, err = strconv.ParseInt(to, 10, 64); err != nil || b < a {
+			return 0, size, false, nil
+		}
+		b = min(b, size-1)
+	}
+	if a >= size {
+		return 0, 0, false, outside
+	}
+	return a, b - a + 1, true, nil
+}
+
+func (s *Server) deleteArtifact(c *call) error {
+	p := strings.Trim(c.vars["path"], "/")
+	if err := checkPath(c.vars["path"]); err != nil {
+		return err
+	}
+	at, err := s.container(c)
+	if err != nil {
+		return err
+	}
+	key := Key(p)
+	if err := s.Blobs.Delete(c.ctx(), at, key, blob.Condition{}); err != nil && !fault.Is(err, fault.Missing) {
+		return err
+	}
+	for {
+		page, err := s.Blobs.List(c.ctx(), at, blob.Query{Prefix: key + "/"})
+		if fault.Is(err, fault.Missing) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		for _, b := range page.Blobs {
+			if err := s.Blobs.Delete(c.ctx(), at, b.Key, blob.Condition{}); err != nil && !fault.Is(err, fault.Missing) {
+				return err
+			}
+		}
+		if page.Next == "" || len(page.Blobs) == 0 {
+			break
+		}
+	}
+	return c.empty()
+}
+
+// artifactOf is the key of an artefact of a run.
+func (s *Server) artifactOf(c *call, run, p string) (string, error) {
+	if run == "" {
+		return "", invalid("Missing value for required parameter 'run_id'.%s", seeDocs)
+	}
+	if p == "" {
+		return "", invalid("Missing value for required parameter 'path'.%s", seeDocs)
+	}
+	if err := checkPath(p); err != nil {
+		return "", err
+	}
+	d, err := s.Tracking.Run(c.ctx(), c.workspace, run)
+	if err != nil {
+		return "", err
+	}
+	base, err := proxied(d.Artifact)
+	if err != nil {
+		return "", err
+	}
+	return Key(path.Join(base, p)), nil
+}
+
+func (s *Server) getRunArtifact(c *call) error {
+	q := c.r.URL.Query()
+	run := q.Get("run_id")
+	if run == "" {
+		run = q.Get("run_uuid")
+	}
+	key, err := s.artifactOf(c, run, q.Get("path"))
+	if err != nil {
+		return err
+	}
+	return s.send(c, key, q.Get("path"))
+}
+
+func (s *Server) uploadArtifact(c *call) error {
+	q := c.r.URL.Query()
+	run := q.Get("run_uuid")
+	if run == "" {
+		run = q.Get("run_id")
+	}
+	key, err := s.artifactOf(c, run, q.Get("path"))
+	if err != nil {
+		return err
+	}
+	const most = 10 << 20
+	if c.r.ContentLength > most {
+		return invalid("Artifact size is too large. Max size is 10MB.")
+	}
+	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, most)
+	if err := s.put(c, key); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
