@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"lapis/fault"
 	"lapis/ml/blob"
 	"lapis/ml/compute"
 )
@@ -404,4 +405,33 @@ func TestMemoryLimitEndsTheTaskAndSaysSo(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestFullDiskIsTheUsersToClearAndLosesNoEnd(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("no file system can be mounted here: ", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	r := open(t, dir, seeded())
+	task := witness("full", "/dev/null")
+	task.Command = `echo on; head -c 2000000 /dev/zero > outputs/x; head -c 2000000 /dev/zero > outputs/y; echo told; exit 9`
+	if err := r.Launch(t.Context(), task); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	other := witness("second", "/dev/null")
+	if err := r.Launch(t.Context(), other); !fault.Is(err, fault.StorageFull) {
+		t.Errorf("a launch on a full disk: %v", err)
+	}
+	if err := os.Truncate(filepath.Join(r.dir(folder(task.ID)), workDir, "outputs/x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if o := end(t, r, task.ID); o.Exit.Code != 9 || o.Exit.Lost != "" {
+		t.Errorf("%+v", o.Exit)
+	}
+	if err := r.Launch(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+	end(t, r, other.ID)
 }

@@ -124,6 +124,7 @@ func (r *Runtime) settle(name string) bool {
 			return false
 		}
 	}
+	removeShortcut(dir)
 	if f, err := os.Open(filepath.Join(dir, artefacts, stdLog)); err == nil {
 		end.Exit.LastLine = tail(f)
 		f.Close()

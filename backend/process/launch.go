@@ -84,6 +84,7 @@ func (r *Runtime) Launch(ctx context.Context, t compute.Task) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, errStopped) || context.Cause(ctx) == errStopped:
+		removeShortcut(dir)
 		e := exitRecord{Ended: time.Now().UTC(), Exit: compute.Exit{Stopped: true, Code: 128 + int(syscall.SIGTERM)}}
 		if err := writeRecord(dir, exitFile, e, true); err != nil {
 			return err
@@ -159,9 +160,12 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		"PATH":             os.Getenv("PATH"),
 		"HOME":             os.Getenv("HOME"),
 		"LANG":             "C.UTF-8",
-		"TMPDIR":           filepath.Join(dir, tmpDir),
+		"TMPDIR":           tempDir(dir),
 		"PYTHONUNBUFFERED": "1",
 		mark:               dir,
+	}
+	if env["HOME"] == "" { // as for a service of the system
+		delete(env, "HOME")
 	}
 	if env["PATH"] == "" {
 		env["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

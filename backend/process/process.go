@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"lapis/fault"
@@ -160,13 +161,54 @@ func folder(id string) string {
 		}
 		return '_'
 	}, name)
-	if len(name) > 20 {
-		name = name[:20]
-	}
-	return "j" + name + "-" + strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:10]))
+	name = name[:min(len(name), 12)]
+	return name + "-" + strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:10]))
 }
 
 func (r *Runtime) dir(name string) string { return filepath.Join(r.cfg.Dir, name) }
+
+// maxSocket is the longest path of a socket, and pythonSocket what Python's
+// multiprocessing puts below TMPDIR.
+const (
+	maxSocket    = 107
+	pythonSocket = "/pymp-12345678/listener-12345678"
+)
+
+// shortcut is a link to a task's TMPDIR for folders whose path is too long.
+func shortcut(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return filepath.Join("/tmp", "lapis-"+base32.HexEncoding.EncodeToString(sum[:10]))
+}
+
+// removeShortcut takes the link away when the task is over.
+func removeShortcut(dir string) {
+	if to, err := os.Readlink(shortcut(dir)); err == nil && to == filepath.Join(dir, tmpDir) {
+		os.Remove(shortcut(dir))
+	}
+}
+
+// tempDir returns the TMPDIR of a task: tmp/ in its folder, by a name that is
+// short enough for sockets.
+func tempDir(dir string) string {
+	tmp := filepath.Join(dir, tmpDir)
+	if len(tmp+pythonSocket) <= maxSocket {
+		return tmp
+	}
+	link := shortcut(dir)
+	os.Symlink(tmp, link)
+	// On a shared machine the name may be someone else's.
+	st, err := os.Lstat(link)
+	if err != nil {
+		return tmp
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() {
+		return tmp
+	}
+	if to, err := os.Readlink(link); err != nil || to != tmp {
+		return tmp
+	}
+	return link
+}
 
 // holder lets one caller at a time change a task's folder.
 type holder struct {
@@ -235,6 +277,7 @@ const trash = ".trash-"
 // discard takes the folder away in one step, then deletes it.
 func (r *Runtime) discard(name string) error {
 	gone := r.dir(trash + name)
+	removeShortcut(r.dir(name))
 	if err := sweep(gone); err != nil {
 		return err
 	}

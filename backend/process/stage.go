@@ -137,14 +137,24 @@ func (s *stager) tree(ctx context.Context, t compute.Tree, to string, mode os.Fi
 }
 
 func (s *stager) blob(ctx context.Context, c blob.Container, key, to string, mode os.FileMode) error {
-	// A reader that is a file of its own is copied by the kernel, and shared
-	// where the file system can.
-	from, _, err := s.cfg.Blobs.Open(ctx, c, key, 0, -1)
+	var from io.ReadCloser
+	var err error
+	if files, ok := s.cfg.Blobs.(filer); ok {
+		from, _, err = files.OpenFile(ctx, c, key)
+	} else {
+		from, _, err = s.cfg.Blobs.Open(ctx, c, key, 0, -1)
+	}
 	if err != nil {
 		return err
 	}
 	defer from.Close()
 	return s.writing(key, s.file(ctx, from, to, mode))
+}
+
+// filer is a blob.Store whose blobs are files: the kernel copies those, and
+// shares their bytes where the file system can.
+type filer interface {
+	OpenFile(ctx context.Context, c blob.Container, key string) (*os.File, blob.Info, error)
 }
 
 // file writes what r gives to a new file.
@@ -160,28 +170,16 @@ func (s *stager) file(ctx context.Context, r io.Reader, to string, mode os.FileM
 	if err != nil {
 		return err
 	}
-	if _, ok := r.(*os.File); ok {
-		_, err = io.Copy(f, r)
-	} else {
-		_, err = io.Copy(f, untilDone{ctx, r})
+	for n := int64(1); n > 0 && err == nil; {
+		// In pieces, so that a stop is heeded between them.
+		if n, err = io.Copy(f, io.LimitReader(r, 64<<20)); err == nil {
+			err = ctx.Err()
+		}
 	}
 	if e := f.Close(); err == nil {
 		err = e
 	}
 	return err
-}
-
-// untilDone stops reading when ctx ends.
-type untilDone struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u untilDone) Read(b []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.r.Read(b)
 }
 
 // writing explains errors of the file system that the names or the sizes of

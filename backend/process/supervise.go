@@ -267,6 +267,7 @@ func (s *supervisor) finish(exit compute.Exit) {
 		s.say("lapis: the job was ended because it ran longer than its timeout of %s", s.Timeout)
 	}
 	s.cage.remove()
+	removeShortcut(s.Dir)
 	// The log is on the disk before the record that says it is whole.
 	if f, err := os.OpenFile(filepath.Join(s.Dir, artefacts, stdLog), os.O_RDWR, 0); err == nil {
 		exit.LastLine = tail(f)

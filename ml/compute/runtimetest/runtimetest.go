@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,8 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"a command that ignores TERM is killed after the grace", stubborn},
 		{"what the command leaves running ends with it", leftBehind},
 		{"a stop while inputs are staged keeps the command from running", stopWhileStaging},
+		{"a stop at any moment of the launch ends the task", stopAtAnyMoment},
+		{"programs can make sockets in TMPDIR", sockets},
 		{"stopping twice, late, or what is unknown is no error", stopAgain},
 		{"launching twice is one launch", launchTwice},
 		{"a hundred launches of one task at once are one launch", launchAtOnce},
@@ -611,6 +614,39 @@ func stopWhileStaging(s *suite) {
 	}
 	_, err := s.Runtime.Collect(s.Context(), t.ID)
 	s.ok(err)
+}
+
+func stopAtAnyMoment(s *suite) {
+	s.put("moment/code.txt", "x")
+	for i := range 40 {
+		t := task(fmt.Sprint("moment", i), "sleep 1000")
+		t.Code = []compute.Tree{from("moment/")}
+		var launched sync.WaitGroup
+		launched.Go(func() {
+			if err := s.Runtime.Launch(s.Context(), t); err != nil {
+				s.Error(err)
+			}
+		})
+		// A stop before there is a task stops nothing.
+		for ok := false; !ok; _, ok = s.look(s.Runtime, t.ID) {
+		}
+		time.Sleep(time.Duration(i) * 300 * time.Microsecond)
+		s.ok(s.Runtime.Stop(s.Context(), t.ID))
+		launched.Wait()
+		if o := s.await(s.Runtime, t.ID); !o.Exit.Stopped || o.Exit.Lost != "" {
+			s.Errorf("%+v", o.Exit)
+		}
+	}
+}
+
+func sockets(s *suite) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		s.Skip("there is no python3 here")
+	}
+	t := task("sockets", `python3 -c 'import multiprocessing.connection as c; c.Listener(family="AF_UNIX").close(); print("made")'`)
+	s.run(t)
+	s.equal("log", s.log(t.ID), "made\n")
+	s.ok(s.Runtime.Remove(s.Context(), t.ID))
 }
 
 func stopAgain(s *suite) {
