@@ -51,6 +51,7 @@ type Issuer struct {
 	long    LongTokens
 	now     func() time.Time
 
+	limit  int // of verified tokens that are remembered
 	mu     sync.Mutex
 	cache  map[[sha256.Size]byte]*list.Element
 	recent *list.List // of *checked, the newest in front
@@ -90,6 +91,7 @@ func NewIssuer(c IssuerConfig) *Issuer {
 		jobs:    c.Jobs,
 		long:    c.Long,
 		now:     c.Now,
+		limit:   cachedTokens,
 		cache:   map[[sha256.Size]byte]*list.Element{},
 		recent:  list.New(),
 		alive:   map[string]time.Time{},
@@ -219,7 +221,7 @@ func (i *Issuer) parse(token string) (*claims, error) {
 	}
 	entry := &checked{hash: hash, claims: c}
 	i.cache[hash] = i.recent.PushFront(entry)
-	if i.recent.Len() > cachedTokens {
+	if i.recent.Len() > i.limit {
 		oldest := i.recent.Remove(i.recent.Back()).(*checked)
 		delete(i.cache, oldest.hash)
 	}
