@@ -19,7 +19,7 @@ func real(b *testing.B) *Runtime {
 	if out, err := exec.Command("go", "build", "-o", exe, "lapis/cmd/lapis").CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)
 	}
-	r, err := New(Config{Dir: filepath.Join(b.TempDir(), "jobs"), Blobs: seeded(), Supervisor: []string{exe, "supervise"}})
+	r, err := New(Config{Dir: filepath.Join(b.TempDir(), "jobs"), Blobs: seeded(b), Supervisor: []string{exe, "supervise"}})
 	if err != nil {
 		b.Fatal(err)
 	}

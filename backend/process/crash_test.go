@@ -21,13 +21,28 @@ import (
 
 var codeContainer = blob.Container{Account: "lapis", Name: "code"}
 
-// seeded is a store with the code of witness.
-func seeded() *memory {
-	m := &memory{}
-	for i := range 8 {
-		m.Put(context.Background(), codeContainer, fmt.Sprintf("c/%d.txt", i), strings.NewReader("text"), -1, blob.Attributes{}, blob.Condition{})
+// seed puts the code of witness into the store.
+func seed(blobs blob.Store) error {
+	ctx := context.Background()
+	if err := blobs.CreateContainer(ctx, codeContainer); err != nil {
+		return err
 	}
-	return m
+	for i := range 8 {
+		if _, err := blobs.Put(ctx, codeContainer, fmt.Sprintf("c/%d.txt", i), strings.NewReader("text"), 4, blob.Attributes{}, blob.Condition{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seeded is a store with the code of witness.
+func seeded(t testing.TB) blob.Store {
+	t.Helper()
+	blobs := testStore(t)
+	if err := seed(blobs); err != nil {
+		t.Fatal(err)
+	}
+	return blobs
 }
 
 // witness is a task that leaves a line in the file each time it is run.
@@ -52,7 +67,15 @@ func runs(t *testing.T, file string) int {
 // serveAndDie is a server that is killed at the step of its work.
 func serveAndDie(dir, step string, supervisor []string) {
 	exe, _ := os.Executable()
-	r, err := New(Config{Dir: filepath.Join(dir, "jobs"), Blobs: seeded(), Supervisor: append([]string{exe, "supervise"}, supervisor...)})
+	blobs, err := store(filepath.Join(dir, "blobs"))
+	if err == nil {
+		err = seed(blobs)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	r, err := New(Config{Dir: filepath.Join(dir, "jobs"), Blobs: blobs, Supervisor: append([]string{exe, "supervise"}, supervisor...)})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -110,7 +133,7 @@ func TestTaskRunsOnceWhereverTheServerIsKilled(t *testing.T) {
 				if ee, ok := err.(*exec.ExitError); !ok || ee.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 					t.Fatalf("the server was not killed at the step: %v", err)
 				}
-				r := open(t, filepath.Join(dir, "jobs"), seeded())
+				r := open(t, filepath.Join(dir, "jobs"), seeded(t))
 				file := filepath.Join(dir, "w0")
 				if err := r.Launch(t.Context(), witness("w0", file)); err != nil {
 					t.Fatal(err)
@@ -132,9 +155,9 @@ func TestTasksRunOnceUnderRandomKillsOfTheServer(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("LAPIS_SOAK_KILLS")); err == nil {
 		rounds = n
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
+	start := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", start)
+	rnd := rand.New(rand.NewPCG(start, 0))
 	for range rounds {
 		dir := t.TempDir()
 		for range 3 {
@@ -142,11 +165,11 @@ func TestTasksRunOnceUnderRandomKillsOfTheServer(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Duration(rnd.IntN(60_000)) * time.Microsecond)
+			time.Sleep(time.Duration(rnd.IntN(100_000)) * time.Microsecond)
 			cmd.Process.Kill()
 			cmd.Wait()
 		}
-		r := open(t, filepath.Join(dir, "jobs"), seeded())
+		r := open(t, filepath.Join(dir, "jobs"), seeded(t))
 		for i := range 3 {
 			name := fmt.Sprint("w", i)
 			file := filepath.Join(dir, name)
@@ -179,13 +202,13 @@ func TestTaskNeverRunsTwiceWhereverItsSupervisorIsKilled(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			jobs, file := filepath.Join(dir, "jobs"), filepath.Join(dir, "w")
-			r := open(t, jobs, seeded(), c.step)
+			r := open(t, jobs, seeded(t), c.step)
 			err := r.Launch(t.Context(), witness("w", file))
 			if (err == nil) != c.launches {
 				t.Fatalf("launched: %v", err)
 			}
 			// A later server launches it again, as it would.
-			again := open(t, jobs, seeded())
+			again := open(t, jobs, seeded(t))
 			if err := again.Launch(t.Context(), witness("w", file)); err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +238,7 @@ beat & setsid bash -c beat & (setsid bash -c beat &)
 until [ -s outputs/beats ]; do sleep 0.01; done; echo on; wait`
 
 func TestKilledSupervisorTakesItsTaskWithIt(t *testing.T) {
-	r := open(t, t.TempDir(), seeded())
+	r := open(t, t.TempDir(), seeded(t))
 	task := witness("family", "/dev/null")
 	task.Command = stubbornFamily
 	if err := r.Launch(t.Context(), task); err != nil {
@@ -292,7 +315,7 @@ func TestRestartOfTheMachineLosesTheTaskAndHarmsNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := open(t, t.TempDir(), seeded())
+	r := open(t, t.TempDir(), seeded(t))
 	abandoned(t, r, "ws/old", startRecord{PID: by.Process.Pid, Ticks: st.ticks, Command: by.Process.Pid, Boot: "an earlier one", Started: time.Now()})
 	if err := r.Stop(t.Context(), "ws/old"); err != nil {
 		t.Fatal(err)
@@ -305,7 +328,7 @@ func TestRestartOfTheMachineLosesTheTaskAndHarmsNobody(t *testing.T) {
 
 func TestProcessIDThatIsUsedAgainIsNotTakenForTheTask(t *testing.T) {
 	by := bystander(t)
-	r := open(t, t.TempDir(), seeded())
+	r := open(t, t.TempDir(), seeded(t))
 	// The start of the bystander lies before that of the supervisor.
 	st, err := processStatus(by.Process.Pid)
 	if err != nil {
@@ -322,7 +345,7 @@ func TestProcessIDThatIsUsedAgainIsNotTakenForTheTask(t *testing.T) {
 }
 
 func TestTermWithoutStopIsNotTakenForACancel(t *testing.T) {
-	r := open(t, t.TempDir(), seeded())
+	r := open(t, t.TempDir(), seeded(t))
 	task := witness("term", "/dev/null")
 	task.Command = "echo on; sleep 100"
 	if err := r.Launch(t.Context(), task); err != nil {
@@ -343,7 +366,7 @@ func TestTermWithoutStopIsNotTakenForACancel(t *testing.T) {
 func TestSecretsAreNowhereOnTheDisk(t *testing.T) {
 	root := t.TempDir()
 	var log strings.Builder
-	r := open(t, root, seeded())
+	r := open(t, root, seeded(t))
 	r.cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	task := witness("secret", "/dev/null")
 	task.Command = `[ "$TOKEN" = hush-hush ] && echo right`
@@ -371,7 +394,7 @@ func TestSecretsAreNowhereOnTheDisk(t *testing.T) {
 }
 
 func TestMemoryLimitEndsTheTaskAndSaysSo(t *testing.T) {
-	r := open(t, t.TempDir(), seeded())
+	r := open(t, t.TempDir(), seeded(t))
 	task := witness("oom", "/dev/null")
 	task.Memory, task.CPU = 64<<20, 1
 	task.Command = `echo begin; x=$(head -c 300000000 /dev/zero | tr '\0' x); echo ${#x}`
@@ -413,7 +436,7 @@ func TestFullDiskIsTheUsersToClearAndLosesNoEnd(t *testing.T) {
 		t.Skip("no file system can be mounted here: ", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	r := open(t, dir, seeded())
+	r := open(t, dir, seeded(t))
 	task := witness("full", "/dev/null")
 	task.Command = `echo on; head -c 2000000 /dev/zero > outputs/x; head -c 2000000 /dev/zero > outputs/y; echo told; exit 9`
 	if err := r.Launch(t.Context(), task); err != nil {

@@ -1,20 +1,15 @@
 package process
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"lapis/fault"
+	"lapis/backend/disk"
 	"lapis/ml/blob"
 	"lapis/ml/compute"
 	"lapis/ml/compute/runtimetest"
@@ -83,7 +78,7 @@ func open(t *testing.T, dir string, blobs blob.Store, supervisor ...string) *Run
 
 func TestRuntime(t *testing.T) {
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
-		dir, blobs := t.TempDir(), &memory{}
+		dir, blobs := t.TempDir(), testStore(t)
 		return runtimetest.Subject{
 			Runtime: open(t, dir, blobs),
 			Blobs:   blobs,
@@ -92,62 +87,26 @@ func TestRuntime(t *testing.T) {
 	})
 }
 
-// memory is a blob.Store of the calls that the runtime makes.
-type memory struct {
-	blob.Store
-	mu    sync.Mutex
-	blobs map[string][]byte // "account/container/key"
+// store opens the blobs in dir.
+func store(dir string) (blob.Store, error) {
+	d, err := disk.New(dir)
+	return shortPages{d}, err
 }
 
-func at(c blob.Container, key string) string { return c.Account + "/" + c.Name + "/" + key }
-
-func (m *memory) CreateContainer(_ context.Context, c blob.Container) error { return nil }
-
-func (m *memory) Put(_ context.Context, c blob.Container, key string, r io.Reader, size int64, _ blob.Attributes, _ blob.Condition) (blob.Info, error) {
-	b, err := io.ReadAll(r)
+func testStore(t testing.TB) blob.Store {
+	t.Helper()
+	blobs, err := store(t.TempDir())
 	if err != nil {
-		return blob.Info{}, err
+		t.Fatal(err)
 	}
-	if size >= 0 && int64(len(b)) != size {
-		return blob.Info{}, fmt.Errorf("%s: %d bytes of %d", key, len(b), size)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.blobs == nil {
-		m.blobs = map[string][]byte{}
-	}
-	m.blobs[at(c, key)] = b
-	return blob.Info{Key: key, Size: int64(len(b))}, nil
+	t.Cleanup(func() { blobs.(shortPages).Close() })
+	return blobs
 }
 
-func (m *memory) Open(_ context.Context, c blob.Container, key string, offset, length int64) (io.ReadCloser, blob.Info, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b, ok := m.blobs[at(c, key)]
-	if !ok {
-		return nil, blob.Info{}, fault.NotFound("no blob %q", key).With("BlobNotFound")
-	}
-	return io.NopCloser(bytes.NewReader(b)), blob.Info{Key: key, Size: int64(len(b))}, nil
-}
+// shortPages is a store whose listings have several pages.
+type shortPages struct{ *disk.Store }
 
-func (m *memory) Stat(ctx context.Context, c blob.Container, key string) (blob.Info, error) {
-	_, info, err := m.Open(ctx, c, key, 0, -1)
-	return info, err
-}
-
-func (m *memory) List(_ context.Context, c blob.Container, q blob.Query) (blob.Page, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var p blob.Page
-	for k, b := range m.blobs {
-		if key, ok := strings.CutPrefix(k, at(c, "")); ok && strings.HasPrefix(key, q.Prefix) && key > q.After {
-			p.Blobs = append(p.Blobs, blob.Info{Key: key, Size: int64(len(b))})
-		}
-	}
-	slices.SortFunc(p.Blobs, func(a, b blob.Info) int { return strings.Compare(a.Key, b.Key) })
-	if len(p.Blobs) > 3 { // pages are short, so that paging is used
-		p.Blobs = p.Blobs[:3]
-		p.Next = p.Blobs[2].Key
-	}
-	return p, nil
+func (s shortPages) List(ctx context.Context, c blob.Container, q blob.Query) (blob.Page, error) {
+	q.Limit = 3
+	return s.Store.List(ctx, c, q)
 }
