@@ -1,0 +1,269 @@
+// Package asset is what all versioned things have in common: a container of
+// versions, the next and the latest version, labels, archiving, and the rule
+// that what a version points to never changes.
+package asset
+
+import (
+	"context"
+	"encoding/json"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"lapis/fault"
+	"lapis/ml"
+	"lapis/resource"
+)
+
+// Kind describes one versioned thing.
+type Kind struct {
+	Segment string // "environments"
+	Title   string // "environment"
+
+	// Fixed are the properties that a new PUT of the same version may not
+	// change. Moved makes the refusal; nil is the 400 that the SDK turns into
+	// its advice to choose another version.
+	Fixed []string
+	Moved func(id resource.ID, property string) error
+
+	// Names and Versions refuse a name; nil is the common rule.
+	Names, Versions func(string) error
+
+	// Admit checks a version and fills in what is its own.
+	Admit func(ctx context.Context, c *resource.Change, p resource.Document) error
+
+	// View fills in, for readers, what is its own.
+	View func(ctx context.Context, v resource.View, rs []resource.Resource) error
+
+	// Actions are the POST verbs of a version.
+	Actions map[string]resource.Action
+
+	// List stands in for the store's list of versions.
+	List func(ctx context.Context, q resource.Query, o resource.Options) (resource.Page, error)
+}
+
+// Container is the type of the things of this kind.
+func (k Kind) Container() string { return ml.Workspaces + "/" + k.Segment }
+
+// Version is the type of their versions.
+func (k Kind) Version() string { return k.Container() + "/versions" }
+
+// Types makes the two resource types of the kind.
+func (k Kind) Types(store resource.Store) []*resource.Type {
+	container := &resource.Type{
+		Name: k.Container(), Title: k.Title, Implied: true, Check: or(k.Names, k.checkName),
+		Admit: func(_ context.Context, c *resource.Change) error { return k.admitContainer(c) },
+	}
+	version := &resource.Type{
+		Name: k.Version(), Title: k.Title + " version", Check: or(k.Versions, k.checkVersion),
+		Admit:   func(ctx context.Context, c *resource.Change) error { return k.admit(ctx, store, c) },
+		View:    k.View,
+		Actions: k.Actions,
+		List:    k.List,
+	}
+	return []*resource.Type{container, version}
+}
+
+func or(f, otherwise func(string) error) func(string) error {
+	if f != nil {
+		return f
+	}
+	return otherwise
+}
+
+var (
+	commonName    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
+	commonVersion = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
+)
+
+func (k Kind) checkName(name string) error {
+	if !commonName.MatchString(name) {
+		return fault.Invalid("%q is no name for a %s: 1 to 255 letters, digits, '_', '-' and '.', beginning with a letter, a digit or '_'", name, k.Title).With("ValidationError").At("name")
+	}
+	return nil
+}
+
+func (k Kind) checkVersion(version string) error {
+	if !commonVersion.MatchString(version) {
+		return fault.Invalid("%q is no version for a %s: 1 to 255 letters, digits, '_', '-' and '.', beginning with a letter, a digit or '_'", version, k.Title).With("ValidationError").At("version")
+	}
+	return nil
+}
+
+// counts is the status of a container.
+type counts struct {
+	LatestVersion string `json:"latestVersion"`
+	NextVersion   string `json:"nextVersion"`
+}
+
+func (k Kind) admitContainer(c *resource.Change) error {
+	p, err := resource.ParseDocument(c.New.Properties)
+	if err != nil {
+		return err
+	}
+	if err := flags(p, c.New); err != nil {
+		return err
+	}
+	// A client sends these back as it read them; they are counted here.
+	delete(p, "latestVersion")
+	delete(p, "nextVersion")
+	delete(p, "provisioningState")
+	c.New.Properties = p.Raw()
+	if len(c.New.Status) == 0 {
+		c.New.Status, _ = json.Marshal(counts{NextVersion: "1"})
+	}
+	return nil
+}
+
+// flags reads and fills in what every asset has.
+func flags(p resource.Document, r *resource.Resource) error {
+	for _, name := range []string{"isArchived", "isAnonymous"} {
+		p.Default(name, false)
+		var b bool
+		if err := json.Unmarshal(p[name], &b); err != nil {
+			return fault.Invalid("'properties.%s' must be true or false", name).With("ValidationError").At("properties." + name)
+		}
+		if name == "isArchived" {
+			r.Archived = b
+		}
+	}
+	for _, name := range []string{"tags", "properties"} {
+		p.Default(name, map[string]string{})
+		var m map[string]*string
+		if err := json.Unmarshal(p[name], &m); err != nil {
+			return fault.Invalid("'properties.%s' must be an object of strings", name).With("ValidationError").At("properties." + name)
+		}
+	}
+	return nil
+}
+
+// admit is the way of a version: its own checks, what may not change, and the
+// count of its container, which is stored in the same commit.
+func (k Kind) admit(ctx context.Context, store resource.Store, c *resource.Change) error {
+	p, err := resource.ParseDocument(c.New.Properties)
+	if err != nil {
+		return err
+	}
+	if err := flags(p, c.New); err != nil {
+		return err
+	}
+	delete(p, "provisioningState")
+	if k.Admit != nil {
+		if err := k.Admit(ctx, c, p); err != nil {
+			return err
+		}
+	}
+	c.New.Properties = p.Raw()
+	c.New.Status = json.RawMessage(`{"provisioningState":"Succeeded"}`)
+	if c.Old != nil {
+		return k.unmoved(c, p)
+	}
+	return k.count(ctx, store, c)
+}
+
+// unmoved refuses a version that would come to mean something else.
+func (k Kind) unmoved(c *resource.Change, p resource.Document) error {
+	old, err := resource.ParseDocument(c.Old.Properties)
+	if err != nil {
+		return err
+	}
+	for _, name := range k.Fixed {
+		if resource.EqualJSON(orNull(old[name]), orNull(p[name])) {
+			continue
+		}
+		if k.Moved != nil {
+			return k.Moved(c.New.ID, name)
+		}
+		return fault.Invalid("(UserError) Asset paths cannot be updated. The %s '%s' exists with another '%s'; create a new version.",
+			k.Title, c.New.ID.Parent().Name()+":"+c.New.ID.Name(), name).With("UserError").At("properties." + name)
+	}
+	return nil
+}
+
+func orNull(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage("null")
+	}
+	return raw
+}
+
+// count adds the container, with the latest and next version, to the change.
+func (k Kind) count(ctx context.Context, store resource.Store, c *resource.Change) error {
+	id := c.New.ID.Parent()
+	version := c.New.ID.Name()
+	w := resource.Write{Expect: resource.Absent}
+	n := counts{NextVersion: "1"}
+	held, err := store.Get(ctx, id)
+	switch {
+	case err == nil:
+		w.Resource, w.Expect = held, held.Etag
+		if len(held.Status) > 0 {
+			if err := json.Unmarshal(held.Status, &n); err != nil {
+				return err
+			}
+		}
+	case fault.Is(err, fault.Missing):
+		if err := or(k.Names, k.checkName)(id.Name()); err != nil {
+			return err
+		}
+		w.Resource = resource.Resource{ID: id, Created: c.New.Created, Updated: c.New.Updated,
+			Properties: json.RawMessage(`{"isArchived":false,"properties":{},"tags":{}}`)}
+	default:
+		return err
+	}
+	n.LatestVersion = version
+	next, err := strconv.ParseInt(n.NextVersion, 10, 64)
+	if err != nil || next < 1 {
+		next = 1
+	}
+	if v, err := strconv.ParseInt(version, 10, 64); err == nil && v >= next && v < 1<<62 {
+		next = v + 1
+	}
+	n.NextVersion = strconv.FormatInt(next, 10)
+	if w.Resource.Status, err = json.Marshal(n); err != nil {
+		return err
+	}
+	c.Batch.Puts = append(c.Batch.Puts, w)
+	return nil
+}
+
+// Newest returns the version made last, archived or not; Missing if there is none.
+func Newest(ctx context.Context, store resource.Store, container resource.ID) (resource.Resource, error) {
+	page, err := store.List(ctx, resource.Query{Type: container.Type() + "/versions", Parent: container, Newest: true, Limit: 1})
+	if err != nil {
+		return resource.Resource{}, err
+	}
+	if len(page.Resources) == 0 {
+		return resource.Resource{}, fault.NotFound("'%s' has no version.", container.Name()).At(container.String())
+	}
+	return page.Resources[0], nil
+}
+
+// Find returns a version by name and version or label. Only the label latest
+// exists; "azureml_default" means the same.
+func Find(ctx context.Context, store resource.Store, workspace resource.ID, segment, name, version string) (resource.Resource, error) {
+	title := strings.TrimSuffix(segment, "s")
+	container := workspace.Child(segment, name)
+	if container.Zero() {
+		return resource.Resource{}, fault.Invalid("%q is no name of a %s", name, title).At(name)
+	}
+	if version == "" || strings.EqualFold(version, "@latest") || strings.EqualFold(version, "azureml_default") {
+		r, err := Newest(ctx, store, container)
+		if fault.Is(err, fault.Missing) {
+			return r, fault.NotFound("The %s '%s' could not be found in workspace '%s'.", title, name, workspace.Name()).At(name)
+		}
+		return r, err
+	}
+	if strings.HasPrefix(version, "@") {
+		return resource.Resource{}, fault.NotFound("The %s '%s' has no label %q; only 'latest' is kept.", title, name, version[1:]).At(name)
+	}
+	id := container.Child("versions", version)
+	if id.Zero() {
+		return resource.Resource{}, fault.Invalid("%q is no version of a %s", version, title).At(name)
+	}
+	r, err := store.Get(ctx, id)
+	if fault.Is(err, fault.Missing) {
+		return r, fault.NotFound("The %s '%s:%s' could not be found in workspace '%s'. List what is there with `lapis %s list`.", title, name, version, workspace.Name(), title).At(name)
+	}
+	return r, err
+}

@@ -1,0 +1,84 @@
+// Package ml holds what all nouns of machine learning share: the provider's
+// name, and how a noun knows its workspace without importing it.
+package ml
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"lapis/fault"
+	"lapis/ml/blob"
+	"lapis/resource"
+)
+
+// The provider, and the type that contains all others.
+const (
+	Provider   = "Microsoft.MachineLearningServices"
+	Workspaces = Provider + "/workspaces"
+)
+
+// Site is what a noun needs to know of the workspace it lies in.
+type Site struct {
+	ID       resource.ID
+	GUID     string // never changes; runs, blobs and asset ids go by it
+	Account  string // storage account of its default datastores
+	Location string
+}
+
+// siteStatus is the part of a workspace's status that a Site is made of.
+type siteStatus struct {
+	WorkspaceID string `json:"workspaceId"`
+	Account     string `json:"storageAccountName"`
+}
+
+// SiteOf returns the workspace that id lies in.
+func SiteOf(ctx context.Context, store resource.Store, id resource.ID) (Site, error) {
+	w := id.Ancestor(Workspaces)
+	if w.Zero() {
+		return Site{}, fault.Invalid("'%s' does not lie in a workspace", id).At(id.String())
+	}
+	r, err := store.Get(ctx, w)
+	if err != nil {
+		if fault.Is(err, fault.Missing) {
+			return Site{}, fault.NotFound("The workspace '%s' could not be found in resource group '%s'.", w.Name(), w.Group()).At(w.String())
+		}
+		return Site{}, err
+	}
+	return SiteFrom(r)
+}
+
+// SiteFrom reads a workspace's resource.
+func SiteFrom(r resource.Resource) (Site, error) {
+	var s siteStatus
+	if err := json.Unmarshal(r.Status, &s); err != nil || s.WorkspaceID == "" {
+		return Site{}, fault.Conflicts("The workspace '%s' is not ready yet; wait until its provisioningState is Succeeded.", r.ID.Name()).With("WorkspaceNotReady")
+	}
+	return Site{ID: r.ID, GUID: s.WorkspaceID, Account: s.Account, Location: r.Location}, nil
+}
+
+// The default datastores of a workspace. Clients know their names by heart.
+const (
+	BlobStore     = "workspaceblobstore"
+	ArtifactStore = "workspaceartifactstore"
+)
+
+// Blobs is the container behind the default datastore.
+func (s Site) Blobs() blob.Container {
+	return blob.Container{Account: s.Account, Name: "azureml-blobstore-" + s.GUID}
+}
+
+// Artifacts is the container of logs and artefacts of runs.
+func (s Site) Artifacts() blob.Container {
+	return blob.Container{Account: s.Account, Name: "azureml-" + s.GUID}
+}
+
+// RunFolder is the folder in Artifacts that holds a run's logs and outputs.
+// Clients build this path themselves.
+func RunFolder(run string) string { return "ExperimentRun/dcid." + run + "/" }
+
+// DatastoreURI is the long form of a path in a datastore of the workspace.
+func (s Site) DatastoreURI(datastore, path string) string {
+	return "azureml://subscriptions/" + s.ID.Subscription() + "/resourcegroups/" + s.ID.Group() +
+		"/workspaces/" + s.ID.Name() + "/datastores/" + datastore + "/paths/" + strings.TrimPrefix(path, "/")
+}
