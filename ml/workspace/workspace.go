@@ -1,0 +1,195 @@
+// Package workspace has the container of everything: a workspace with its
+// stores and what clients must know to reach them.
+package workspace
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"lapis/fault"
+	"lapis/ml"
+	"lapis/ml/blob"
+	"lapis/resource"
+)
+
+var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
+
+// Type makes the type of workspaces.
+func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string) (int, error)) *resource.Type {
+	return &resource.Type{
+		Name: ml.Workspaces, Title: "workspace", Async: true,
+		Check: func(name string) error {
+			if !workspaceName.MatchString(name) {
+				return fault.Invalid("%q is no name for a workspace: 2 to 33 letters, digits, '-' and '_', beginning with a letter or a digit", name).With("ValidationError").At("workspaceName")
+			}
+			return nil
+		},
+		Admit: func(ctx context.Context, c *resource.Change) error { return admit(ctx, blobs, c) },
+		AdmitDelete: func(ctx context.Context, c *resource.Change) error {
+			site, err := ml.SiteFrom(*c.Old)
+			if err != nil {
+				return nil // never became ready
+			}
+			n, err := openJobs(ctx, site.GUID)
+			if err == nil && n > 0 {
+				return fault.Conflicts("The workspace '%s' has %d jobs that have not ended; cancel them first.", c.Old.ID.Name(), n).With("UserError")
+			}
+			return err
+		},
+		Release: func(ctx context.Context, r resource.Resource) error {
+			site, err := ml.SiteFrom(r)
+			if err != nil {
+				return nil
+			}
+			if err := blobs.DeleteContainer(ctx, site.Blobs()); err != nil {
+				return err
+			}
+			return blobs.DeleteContainer(ctx, site.Artifacts())
+		},
+		View: view,
+		Actions: map[string]resource.Action{
+			"listKeys": {Run: listKeys},
+			"diagnose": {Run: func(context.Context, resource.Call) (any, error) {
+				return map[string]any{"value": map[string]any{}}, nil
+			}},
+			"listNotebookKeys":       {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
+			"listStorageAccountKeys": {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
+		},
+	}
+}
+
+// listKeys names the stores. There are no account keys: clients get signatures
+// that end by themselves (listSecrets of a datastore).
+func listKeys(_ context.Context, call resource.Call) (any, error) {
+	site, err := ml.SiteFrom(call.Resource)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"userStorageResourceId": storageID(site)}, nil
+}
+
+// status is the platform's half of a workspace.
+type status struct {
+	ProvisioningState string `json:"provisioningState"`
+	WorkspaceID       string `json:"workspaceId"`
+	Account           string `json:"storageAccountName"`
+}
+
+func admit(ctx context.Context, blobs blob.Store, c *resource.Change) error {
+	p, err := resource.ParseDocument(c.New.Properties)
+	if err != nil {
+		return err
+	}
+	// What a client sends back as it read it is made up anew by view.
+	for _, name := range []string{"provisioningState", "workspaceId", "discoveryUrl", "mlFlowTrackingUri", "storageAccountName",
+		"storageAccount", "keyVault", "applicationInsights", "containerRegistry", "notebookInfo", "tenantId"} {
+		delete(p, name)
+	}
+	p.Default("friendlyName", c.New.ID.Name())
+	p.Default("description", "")
+	p.Default("hbiWorkspace", false)
+	p.Default("publicNetworkAccess", "Enabled")
+	c.New.Properties = p.Raw()
+	if c.New.Location == "" {
+		c.New.Location = "local"
+	}
+	if c.New.Kind == "" {
+		c.New.Kind = "Default"
+	}
+	if len(c.New.Identity) == 0 {
+		c.New.Identity = json.RawMessage(`{"type":"SystemAssigned"}`)
+	}
+	if len(c.New.SKU) == 0 {
+		c.New.SKU = json.RawMessage(`{"name":"Basic","tier":"Basic"}`)
+	}
+	if c.Old != nil {
+		return nil
+	}
+	guid := newGUID()
+	s := status{ProvisioningState: resource.Succeeded, WorkspaceID: guid, Account: "st" + strings.ReplaceAll(guid, "-", "")[:22]}
+	if c.New.Status, err = json.Marshal(s); err != nil {
+		return err
+	}
+	site := ml.Site{ID: c.New.ID, GUID: guid, Account: s.Account}
+	for _, container := range []blob.Container{site.Blobs(), site.Artifacts()} {
+		if err := blobs.CreateContainer(ctx, container); err != nil {
+			return err
+		}
+	}
+	c.Batch.Puts = append(c.Batch.Puts, datastores(site, c.New.Created)...)
+	return nil
+}
+
+// datastores are those that clients expect every workspace to have.
+func datastores(site ml.Site, stamp resource.Stamp) []resource.Write {
+	var writes []resource.Write
+	for _, d := range []struct {
+		name, kind, container string
+		isDefault             bool
+	}{
+		{ml.BlobStore, "AzureBlob", site.Blobs().Name, true},
+		{ml.ArtifactStore, "AzureBlob", site.Artifacts().Name, false},
+		{"workspacefilestore", "AzureFile", "azureml-filestore-" + site.GUID, false},
+		{"workspaceworkingdirectory", "AzureFile", "code-" + site.GUID, false},
+	} {
+		p := resource.Document{}
+		p.Set("datastoreType", d.kind)
+		p.Set("accountName", site.Account)
+		if d.kind == "AzureFile" {
+			p.Set("fileShareName", d.container)
+		} else {
+			p.Set("containerName", d.container)
+		}
+		p.Set("endpoint", "core.lapis")
+		p.Set("protocol", "https")
+		p.Set("isDefault", d.isDefault)
+		p.Set("credentials", map[string]string{"credentialsType": "Sas"})
+		p.Set("serviceDataAccessAuthIdentity", "None")
+		p.Set("tags", map[string]string{})
+		p.Set("properties", map[string]string{})
+		writes = append(writes, resource.Write{Expect: resource.Absent, Resource: resource.Resource{
+			ID: site.ID.Child("datastores", d.name), Properties: p.Raw(), Created: stamp, Updated: stamp}})
+	}
+	return writes
+}
+
+func storageID(site ml.Site) string {
+	return fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.Storage/storageAccounts/%s", site.ID.Subscription(), site.ID.Group(), site.Account)
+}
+
+// view adds the addresses, which are made as the reply is.
+func view(_ context.Context, v resource.View, rs []resource.Resource) error {
+	for i := range rs {
+		r := &rs[i]
+		if r.Tags == nil {
+			r.Tags = map[string]string{}
+		}
+		site, err := ml.SiteFrom(*r)
+		if err != nil {
+			continue // shown as it is, with its provisioning state
+		}
+		p, err := resource.ParseDocument(r.Properties)
+		if err != nil {
+			return err
+		}
+		scope := fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/", site.ID.Subscription(), site.ID.Group())
+		p.Set("discoveryUrl", v.Origin+"/discovery")
+		p.Set("mlFlowTrackingUri", v.Origin+"/mlflow/v1.0"+site.ID.String())
+		p.Set("storageAccount", storageID(site))
+		p.Set("keyVault", scope+"Microsoft.Keyvault/vaults/kv"+site.Account[2:])
+		p.Set("applicationInsights", scope+"Microsoft.insights/components/ai"+site.Account[2:])
+		r.Properties = p.Raw()
+	}
+	return nil
+}
+
+func newGUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
