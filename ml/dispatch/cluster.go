@@ -1,0 +1,220 @@
+package dispatch
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"sort"
+	"time"
+
+	"lapis/fault"
+	"lapis/ml/compute"
+	"lapis/resource"
+)
+
+// clusters are the nodes of the compute targets, by the compute's key. A node
+// is a place for one job; on this machine it costs nothing, but it comes, waits
+// and goes as the cluster's scale settings say.
+type clusters map[string]*cluster
+
+type cluster struct {
+	id     resource.ID
+	target compute.Target
+	gone   bool
+	idle   []idleNode
+	shown  string // what the compute's status says, as JSON
+	read   time.Time
+}
+
+type idleNode struct {
+	id    string
+	since time.Time
+}
+
+// refreshEvery is how often the targets are read although nothing says that
+// they have changed.
+const refreshEvery = time.Second
+
+// refresh reads the targets that waiting or running jobs name, and from time to
+// time all.
+func (cs clusters) refresh(ctx context.Context, store resource.Store, waiting []demand, running map[string]demand) error {
+	need := map[string]resource.ID{}
+	for _, w := range waiting {
+		if !w.compute.Zero() {
+			need[w.compute.Key()] = w.compute
+		}
+	}
+	for _, w := range running {
+		if !w.compute.Zero() {
+			need[w.compute.Key()] = w.compute
+		}
+	}
+	for key, c := range cs {
+		if time.Since(c.read) > refreshEvery {
+			need[key] = c.id
+		} else {
+			delete(need, key)
+		}
+	}
+	if len(need) == 0 {
+		return nil
+	}
+	ids := make([]resource.ID, 0, len(need))
+	for _, id := range need {
+		ids = append(ids, id)
+	}
+	found, err := store.GetMany(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for key, id := range need {
+		c := cs[key]
+		if c == nil {
+			c = &cluster{id: id}
+			cs[key] = c
+		}
+		r, ok := found[key]
+		c.gone, c.read = !ok, time.Now()
+		if !ok {
+			continue
+		}
+		if c.target, err = compute.ParseTarget(r); err != nil {
+			return err
+		}
+		if c.shown == "" {
+			c.shown = string(asJSON(compute.NodesOf(r)))
+		}
+	}
+	return nil
+}
+
+// known takes up all clusters at a start, so that their node counts become true.
+func (cs clusters) known(ctx context.Context, store resource.Store) error {
+	after := ""
+	for {
+		page, err := store.List(ctx, resource.Query{Type: compute.Type, Limit: 1000, After: after})
+		if err != nil {
+			return err
+		}
+		for _, r := range page.Resources {
+			if cs[r.ID.Key()] == nil {
+				cs[r.ID.Key()] = &cluster{id: r.ID}
+			}
+		}
+		if after = page.Next; after == "" {
+			return nil
+		}
+	}
+}
+
+// take gives a job a node: one that is idle, else a new one.
+func (c *cluster) take() string {
+	if n := len(c.idle); n > 0 {
+		node := c.idle[n-1]
+		c.idle = c.idle[:n-1]
+		return node.id
+	}
+	return newNode()
+}
+
+func newNode() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return "tvmps_" + hex.EncodeToString(b[:]) + "_d"
+}
+
+// release makes a job's node idle.
+func (cs clusters) release(w demand, now time.Time) {
+	if c := cs[w.compute.Key()]; c != nil && w.node != "" {
+		c.idle = append(c.idle, idleNode{id: w.node, since: now})
+	}
+}
+
+// settle scales the clusters and writes the counts that have changed into the
+// computes' status.
+func (cs clusters) settle(ctx context.Context, store resource.Store, running map[string]demand, now time.Time) error {
+	busy := map[string][]compute.Node{}
+	for _, w := range running {
+		if !w.compute.Zero() {
+			busy[w.compute.Key()] = append(busy[w.compute.Key()], compute.Node{ID: w.node, Job: w.run.ID})
+		}
+	}
+	for key, c := range cs {
+		if c.gone {
+			if len(busy[key]) == 0 {
+				delete(cs, key)
+			}
+			continue
+		}
+		if c.read.IsZero() {
+			continue
+		}
+		c.scale(len(busy[key]), now)
+		n := compute.Nodes{Running: busy[key]}
+		sort.Slice(n.Running, func(i, j int) bool { return n.Running[i].ID < n.Running[j].ID })
+		for _, node := range c.idle {
+			n.Idle = append(n.Idle, compute.Node{ID: node.id})
+		}
+		if err := c.write(ctx, store, n, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scale gives idle nodes back when their time is over, and keeps the least
+// number of nodes.
+func (c *cluster) scale(busy int, now time.Time) {
+	if c.target.Kind != "AmlCompute" {
+		c.idle = nil
+		return
+	}
+	kept := c.idle[:0]
+	excess := busy + len(c.idle) - c.target.MinNodes
+	over := busy + len(c.idle) - c.target.MaxNodes
+	for _, node := range c.idle { // the longest idle first
+		if over > 0 || (excess > 0 && now.Sub(node.since) >= time.Duration(c.target.Idle)) {
+			excess--
+			over--
+			continue
+		}
+		kept = append(kept, node)
+	}
+	c.idle = kept
+	for busy+len(c.idle) < c.target.MinNodes {
+		c.idle = append(c.idle, idleNode{id: newNode(), since: now})
+	}
+}
+
+// write stores the counts if they are not what the compute shows.
+func (c *cluster) write(ctx context.Context, store resource.Store, n compute.Nodes, now time.Time) error {
+	text := string(asJSON(n))
+	if text == c.shown || sameNodes(c.shown, text) {
+		return nil
+	}
+	r, err := store.Get(ctx, c.id)
+	if fault.Is(err, fault.Missing) {
+		c.gone = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.shown = text
+	n.Since = compute.Timestamp{Time: now}
+	_, err = store.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: r.ID, Status: compute.WithNodes(r.Status, n)}}})
+	return err
+}
+
+// sameNodes compares counts without their time.
+func sameNodes(a, b string) bool {
+	strip := func(s string) string {
+		d, err := resource.ParseDocument([]byte(s))
+		if err != nil {
+			return s
+		}
+		delete(d, "since")
+		return string(d.Raw())
+	}
+	return a != "" && strip(a) == strip(b)
+}

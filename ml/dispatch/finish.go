@@ -1,0 +1,163 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"lapis/fault"
+	"lapis/ml/compute"
+	"lapis/ml/data"
+	"lapis/ml/job"
+	"lapis/ml/tracking"
+)
+
+// ending is how a job ends.
+type ending struct {
+	status  tracking.Status
+	code    string // of the error, when it failed
+	message string
+}
+
+// settle writes the last word on a job. The log is final before it.
+func (d *Dispatcher) settle(ctx context.Context, r tracking.Run, e ending) bool {
+	return d.change(ctx, r, func(r *tracking.Run) error { return settled(r, e, tracking.Millis(d.Now())) })
+}
+
+// settled moves a run to its end.
+func settled(r *tracking.Run, e ending, now int64) error {
+	if r.Status.Terminal() {
+		return nil
+	}
+	if r.Status == tracking.CancelRequested && e.status == tracking.Failed && e.code == "" {
+		e.status = tracking.Canceled
+	}
+	r.Reason = ""
+	r.End = now
+	if e.status == tracking.Failed {
+		r.Error = &tracking.RunError{Code: e.code, Message: e.message}
+	}
+	return job.Move(r, e.status)
+}
+
+// finish collects what an ended task left and writes the last word. The lock is
+// held.
+func (d *Dispatcher) finish(ctx context.Context, r tracking.Run, task compute.Observed) {
+	w, known := d.running[task.ID]
+	if !known {
+		var ok bool
+		if w, ok = d.demand(ctx, r); !ok {
+			return
+		}
+		delete(d.ready, task.ID)
+	}
+	w.run = r
+	d.background(ctx, task.ID, func(ctx context.Context) {
+		if err := d.conclude(ctx, w, task); err != nil && ctx.Err() == nil {
+			d.Log.Error("finish a job", "job", r.ID, "err", err)
+			return // the next pass tries again
+		}
+		d.free(w)
+	})
+}
+
+func (d *Dispatcher) conclude(ctx context.Context, w demand, task compute.Observed) error {
+	r := w.run
+	if _, err := d.Runs.ChangeRun(ctx, r.Workspace, r.ID, func(r *tracking.Run) error {
+		if r.Status == tracking.CancelRequested || r.Status == tracking.Finalizing {
+			return nil
+		}
+		if r.Start == 0 && !task.Started.IsZero() {
+			r.Start = tracking.Millis(task.Started)
+		}
+		r.Reason = "is storing its logs and outputs"
+		return job.Move(r, tracking.Finalizing)
+	}); err != nil {
+		return err
+	}
+	e := verdictOf(w, task.Exit)
+	sizes, err := d.Runtime.Collect(ctx, task.ID)
+	if err != nil {
+		f := fault.Find(err)
+		if f == nil || f.Kind == fault.StorageFull || f.Kind == fault.Unavailable {
+			return err // not the job's fault: tried again
+		}
+		e = ending{status: tracking.Failed, code: "UserError", message: "The job's outputs could not be stored: " + f.Message}
+	}
+	outputs, err := d.register(ctx, w, sizes)
+	if err != nil {
+		if fault.Find(err) == nil {
+			return err
+		}
+		e = failure(err)
+	}
+	now := tracking.Millis(d.Now())
+	if !task.Ended.IsZero() {
+		now = tracking.Millis(task.Ended)
+	}
+	if _, err := d.Runs.ChangeRun(ctx, r.Workspace, r.ID, func(r *tracking.Run) error {
+		r.Outputs = outputs
+		return settled(r, e, now)
+	}); err != nil {
+		return err
+	}
+	return d.Runtime.Remove(ctx, task.ID)
+}
+
+// verdictOf tells from a task's exit how its job ended, in the words that the
+// user sees everywhere.
+func verdictOf(w demand, x compute.Exit) ending {
+	log := "See user_logs/std_log.txt for what it printed."
+	last := ""
+	if x.LastLine != "" {
+		last = " Its last words: " + x.LastLine
+	}
+	switch {
+	case x.Stopped:
+		return ending{status: tracking.Canceled}
+	case x.Lost != "":
+		return ending{status: tracking.Failed, code: "SystemError", message: "The job was lost: " + x.Lost + ". Submit it again."}
+	case x.TimedOut:
+		return ending{status: tracking.Failed, code: "UserError", message: fmt.Sprintf("The job exceeded its time limit of %s (limits.timeout) and was stopped.%s", w.job.Limits.Timeout, last)}
+	case x.OOM:
+		return ending{status: tracking.Failed, code: "UserError", message: "The job was killed because it used more memory than its limit: choose a larger instance type, or make it use less." + last}
+	case x.Signal != "":
+		return ending{status: tracking.Failed, code: "UserError", message: fmt.Sprintf("Execution failed. The user process was killed by %s.%s %s", x.Signal, last, log)}
+	case x.Code != 0:
+		return ending{status: tracking.Failed, code: "UserError", message: fmt.Sprintf("Execution failed. User process exited with status code %d.%s %s", x.Code, last, log)}
+	}
+	return ending{status: tracking.Completed}
+}
+
+// register makes a data asset of each output that is there, under the name that
+// clients expect.
+func (d *Dispatcher) register(ctx context.Context, w demand, sizes map[string]int64) (map[string]tracking.Asset, error) {
+	outputs := map[string]tracking.Asset{}
+	for name, out := range w.job.Outputs {
+		if _, there := sizes[name]; !there {
+			continue
+		}
+		at, err := data.Locate(ctx, d.Resources, w.site.ID, out.URI)
+		if err != nil {
+			return outputs, err
+		}
+		uri := out.URI
+		if at.Datastore != "" {
+			uri = w.site.DatastoreURI(at.Datastore, at.Path)
+		}
+		kind := strings.ToLower(out.Kind)
+		a := tracking.Asset{Type: kind, URI: uri}
+		if kind == "uri_file" || kind == "uri_folder" || kind == "mltable" {
+			asset := "azureml_" + w.run.ID + "_output_data_" + name
+			id := w.site.ID.Child("data", asset).Child("versions", "1")
+			if err := d.Register(ctx, id, map[string]any{"dataType": kind, "dataUri": uri, "isAnonymous": true}); err != nil {
+				return outputs, err
+			}
+			a.AssetID = "azureml://locations/" + w.site.Location + "/workspaces/" + w.site.GUID + "/data/" + asset + "/versions/1"
+		} else {
+			a.AssetID = "azureml://jobs/" + w.run.ID + "/outputs/" + name
+		}
+		outputs[name] = a
+	}
+	return outputs, nil
+}
