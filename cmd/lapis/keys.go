@@ -152,6 +152,11 @@ func (w who) admin() identity.Principal {
 	return identity.Principal{ID: w.Admin.Object, Name: w.Admin.Name, Kind: identity.ServicePrincipal, Tenant: w.Tenant, Client: w.Admin.Client}
 }
 
+// platform is the server itself, when it writes what a job has made.
+func (w who) platform() identity.Principal {
+	return identity.Principal{ID: w.Tenant, Name: "Lapis", Kind: identity.ServicePrincipal, Tenant: w.Tenant}
+}
+
 // The administrator's secret is sealed as if it belonged to a resource.
 const adminSecretFile, adminSecretName = "admin.sealed", "clientSecret"
 

@@ -8,13 +8,26 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
+	"lapis/backend/disk"
 	"lapis/backend/sqldb"
 	"lapis/edge"
 	"lapis/edge/armhttp"
+	"lapis/edge/historyhttp"
 	"lapis/edge/loginhttp"
 	"lapis/fault"
+	"lapis/ml"
+	"lapis/ml/asset"
+	"lapis/ml/component"
+	"lapis/ml/compute"
+	"lapis/ml/data"
+	"lapis/ml/dispatch"
+	mlenvironment "lapis/ml/environment"
+	"lapis/ml/job"
+	"lapis/ml/model"
+	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -42,6 +55,9 @@ type server struct {
 
 	// loops run until their context ends; when one returns, all stop.
 	loops []loop
+
+	dispatcher *dispatch.Dispatcher
+	bundle     string // file with the authorities that jobs trust
 
 	// openJobs counts the jobs that have not ended.
 	openJobs func(context.Context) (int, error)
@@ -103,13 +119,61 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	}
 	v.closers = append(v.closers, db)
 	resources := sqldb.NewResources(db)
+	runs, err := sqldb.NewTracking(db)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := disk.New(f.path("blobs"))
+	if err != nil {
+		return nil, err
+	}
+
+	// What runs jobs.
+	if v.bundle, err = f.bundle(environment{os.LookupEnv}); err != nil {
+		return nil, err
+	}
+	runtime, err := newRuntime(f, stored, log)
+	if err != nil {
+		return nil, err
+	}
+	v.closers = append(v.closers, runtime)
+	builder, err := newBuilder(f)
+	if err != nil {
+		return nil, err
+	}
+	v.closers = append(v.closers, builder)
+	blobs := dispatch.Live{Store: stored, Runtime: runtime}
+	v.dispatcher = dispatch.New(dispatch.Config{
+		Resources: resources, Runs: runs, Blobs: stored, Runtime: runtime, Builder: builder,
+		Machine: machine(), Slots: s.Slots, Variables: v.jobVariables, Register: v.register, Log: log, Now: now,
+	})
+	v.loops = append(v.loops, loop{"dispatch", v.dispatcher.Run})
+	v.openJobs = func(ctx context.Context) (int, error) { return v.dispatcher.Open(ctx, "") }
+	v.jobState = func(workspace, name string) (time.Time, error) { return jobEnded(resources, runs, workspace, name) }
 
 	// The nouns.
-	types := resource.NewTypes(
+	sas := identity.NewSAS(v.keys.sas)
+	links := links{sas}
+	jobs := &job.Service{Resources: resources, Runs: runs, Wake: v.dispatcher.Wake, Now: now,
+		Kinds: map[string]job.Kind{"command": job.Command{Resources: resources}}}
+	types := []*resource.Type{
 		scope.Subscriptions(),
 		scope.Groups(),
-	)
-	v.manager = manager.New(types, resources, rbac.Checker{}, nil, log)
+		workspace.Type(blobs, v.dispatcher.Open),
+		data.Datastores(resources, blobs, links, v.keys.sealer, now),
+		jobs.Type(),
+	}
+	types = append(types, compute.Types()...)
+	for _, kind := range []asset.Kind{
+		asset.Code(resources, blobs, links, now),
+		data.Assets(resources),
+		mlenvironment.Environments(),
+		component.Components(),
+		model.Models(resources, blobs),
+	} {
+		types = append(types, kind.Types(resources)...)
+	}
+	v.manager = manager.New(resource.NewTypes(types...), resources, rbac.Checker{}, nil, log)
 	v.loops = append(v.loops, loop{"operations", v.manager.Run})
 
 	// The protocols, on one origin.
@@ -119,6 +183,10 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.router.Handle(login, loginhttp.Prefixes...)
 	arm := armhttp.New(v.manager, v.origins, log)
 	v.router.Handle(v.auth.Require(arm, nil), "subscriptions", "providers", "tenants")
+	history := historyhttp.New(historyhttp.Config{Resources: resources, Runs: runs, Blobs: blobs, Access: rbac.Checker{},
+		Links: links, Origins: v.origins, Log: log, Now: now})
+	v.router.Handle(v.auth.Require(history, nil), "history", "data", "modelregistry", "execution")
+	v.router.Handle(http.HandlerFunc(history.Discovery), "discovery")
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)
 
@@ -145,11 +213,14 @@ func (v *server) plainURL() string {
 	return u.String()
 }
 
-// seed makes what a first start must find: the subscription and its group.
+// seed makes what a first start must find: the subscription, its group and a
+// workspace.
 func (v *server) seed(ctx context.Context) error {
+	group := "/subscriptions/" + v.who.Subscription + "/resourceGroups/" + v.who.Group
 	for _, r := range []struct{ id, body string }{
 		{"/subscriptions/" + v.who.Subscription, fmt.Sprintf(`{"properties":{"displayName":"Lapis","state":"Enabled","tenantId":%q}}`, v.who.Tenant)},
-		{"/subscriptions/" + v.who.Subscription + "/resourceGroups/" + v.who.Group, fmt.Sprintf(`{"location":%q}`, v.who.Location)},
+		{group, fmt.Sprintf(`{"location":%q}`, v.who.Location)},
+		{group + "/providers/" + ml.Workspaces + "/" + v.who.Workspace, fmt.Sprintf(`{"location":%q,"properties":{}}`, v.who.Location)},
 	} {
 		if err := v.ensure(ctx, r.id, r.body); err != nil {
 			return fmt.Errorf("seed %s: %w", r.id, err)
