@@ -184,7 +184,15 @@ func (c *cage) oomKills() int {
 	if c.unified {
 		file = "memory.events"
 	}
-	b, _ := readAll(filepath.Join(c.memory, file), 1<<16)
+	return oomKills(filepath.Join(c.memory, file))
+}
+
+// machineOOM counts the processes that were killed for memory since the
+// machine started.
+func machineOOM() int { return oomKills("/proc/vmstat") }
+
+func oomKills(file string) int {
+	b, _ := readAll(file, 1<<20)
 	for line := range strings.Lines(string(b)) {
 		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
 			kills, _ := strconv.Atoi(n)

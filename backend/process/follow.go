@@ -260,6 +260,8 @@ func (r *Runtime) follow(name string, pid int, ticks uint64, child *os.Process) 
 		}
 		if child != nil && err == nil {
 			child.Wait()
+		} else if child != nil {
+			go child.Wait() // only so that it does not stay a zombie
 		}
 		over := r.settle(name)
 		r.mu.Lock()

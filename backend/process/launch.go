@@ -174,7 +174,6 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		if st, err := os.Stat(t.Bin); err != nil || !st.IsDir() {
 			return o, fault.Conflicts("the environment's folder %s is not there; submit the job again to have it built", t.Bin).At("environment")
 		}
-		env["PATH"] = t.Bin + ":" + env["PATH"]
 	}
 	declare := func(what, name, p string) error {
 		if !validName(name) {
@@ -219,6 +218,9 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		}
 	}
 	env[mark] = dir
+	if t.Bin != "" {
+		env["PATH"] = t.Bin + ":" + env["PATH"]
+	}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		kv := k + "=" + env[k]
 		if size += len(kv); len(kv) >= maxArgument || size > maxOrder {

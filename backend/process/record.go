@@ -137,9 +137,9 @@ func bootID() (string, error) {
 
 // status is what /proc tells of a process.
 type status struct {
-	parent, session int
-	ticks           uint64
-	zombie          bool
+	parent, group, session int
+	ticks                  uint64
+	zombie                 bool
 }
 
 func processStatus(pid int) (status, error) {
@@ -155,6 +155,7 @@ func processStatus(pid int) (status, error) {
 	var s status
 	s.zombie = f[0] == "Z"
 	s.parent, _ = strconv.Atoi(f[1])
+	s.group, _ = strconv.Atoi(f[2])
 	s.session, _ = strconv.Atoi(f[3])
 	s.ticks, err = strconv.ParseUint(f[19], 10, 64)
 	return s, err

@@ -72,6 +72,7 @@ type supervisor struct {
 	signals chan os.Signal
 	command int // process, group and session
 	reaped  chan reaped
+	oom     int // processes of the machine that the kernel had killed for memory before
 }
 
 // reaped tells of a child that has ended; pid 0 means that there is none left.
@@ -128,6 +129,7 @@ func (s *supervisor) begin(answer *os.File) error {
 	if err != nil {
 		fmt.Fprintf(log, "lapis: the job's limits of memory and CPU are not enforced on this machine: %v\n", err)
 	}
+	s.oom = machineOOM()
 	s.command, err = syscall.ForkExec(s.Bash, []string{"bash", "-c", s.Command}, attr)
 	leave()
 	if err != nil {
@@ -202,8 +204,12 @@ func (s *supervisor) follow() compute.Exit {
 				}
 				// As in a container, what the command has left behind ends
 				// with it. Usually there is nothing, and the reaper says so
-				// before this fires.
-				again = time.After(time.Millisecond)
+				// before this fires. But a shell that was told to end is gone
+				// at once, while the program that it ran may still save its
+				// work: that has the grace.
+				if grace == nil {
+					again = time.After(time.Millisecond)
+				}
 			}
 		case sig := <-s.signals:
 			if sig != syscall.SIGTERM || grace != nil || over {
@@ -232,36 +238,46 @@ func (s *supervisor) follow() compute.Exit {
 	}
 }
 
-// signalAll sends the signal to all of the task that runs.
+// signalAll sends the signal once to each process of the task that runs. As
+// the reaper of orphans, a supervisor has all that its command has started
+// below it.
 func (s *supervisor) signalAll(sig syscall.Signal) {
-	syscall.Kill(-s.command, sig)
-	for _, pid := range descendants(os.Getpid()) {
-		syscall.Kill(pid, sig)
-	}
-}
-
-// descendants lists the processes below pid that still run. As reaper of
-// orphans a supervisor finds all that its command has started.
-func descendants(pid int) []int {
+	group := 0 // that is signalled as one, so that it cannot outrun us
 	children := map[int][]int{}
+	groups := map[int]int{}
 	for _, p := range processes() {
-		if st, err := processStatus(p); err == nil && !st.zombie {
+		if st, err := processStatus(p); err == nil {
 			children[st.parent] = append(children[st.parent], p)
+			groups[p] = st.group
 		}
 	}
-	var all []int
-	for next := []int{pid}; len(next) > 0; next = next[1:] {
-		all = append(all, children[next[0]]...)
+	var below []int
+	for next := children[os.Getpid()]; len(next) > 0; next = next[1:] {
+		below = append(below, next[0])
 		next = append(next, children[next[0]]...)
+		if groups[next[0]] == s.command {
+			group = s.command
+		}
 	}
-	return all
+	if group != 0 {
+		syscall.Kill(-group, sig)
+	}
+	for _, pid := range below {
+		if groups[pid] != group {
+			syscall.Kill(pid, sig)
+		}
+	}
 }
 
 // finish writes down how the task ended.
 func (s *supervisor) finish(exit compute.Exit) {
-	if exit.Code != 0 && s.cage.oomKills() > 0 {
+	switch {
+	case exit.Code != 0 && s.cage.oomKills() > 0:
 		exit.OOM = true
 		s.say("lapis: the job was killed because it used more memory than its limit of %s", bytesOf(s.Memory))
+	case exit.Code == 128+int(syscall.SIGKILL) && !exit.Stopped && !exit.TimedOut && machineOOM() > s.oom:
+		exit.OOM = true
+		s.say("lapis: the job was killed while the machine ran out of memory")
 	}
 	if exit.TimedOut {
 		s.say("lapis: the job was ended because it ran longer than its timeout of %s", s.Timeout)

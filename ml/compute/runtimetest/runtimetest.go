@@ -74,6 +74,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"a timeout ends the task, with TERM first", timeout},
 		{"a stop ends the command and all that it started", stopAll},
 		{"a command that ignores TERM is killed after the grace", stubborn},
+		{"each process is told once, and has the grace though its shell is gone", graceful},
 		{"what the command leaves running ends with it", leftBehind},
 		{"a stop while inputs are staged keeps the command from running", stopWhileStaging},
 		{"a stop at any moment of the launch ends the task", stopAtAnyMoment},
@@ -285,6 +286,9 @@ func binFirst(s *suite) {
 	s.ok(os.WriteFile(t.Bin+"/tool-of-the-suite", []byte("#!/bin/sh\necho ran\n"), 0o755))
 	s.run(t)
 	s.equal("log", s.log(t.ID), t.Bin+"/tool-of-the-suite\nran\n")
+	t.ID, t.Env = t.ID+"2", map[string]string{"PATH": "/usr/bin:/bin"}
+	s.run(t)
+	s.equal("with a PATH of its own", s.log(t.ID), t.Bin+"/tool-of-the-suite\nran\n")
 	t = task("nobin", "true")
 	t.Bin = "/no/such/environment"
 	s.refused(s.Runtime.Launch(s.Context(), t), fault.Conflict, t.Bin)
@@ -576,6 +580,17 @@ func stubborn(s *suite) {
 	o := s.await(s.Runtime, t.ID)
 	if !o.Exit.Stopped || o.Exit.Signal != "SIGKILL" || o.Exit.Code != 137 {
 		s.Errorf("%+v", o.Exit)
+	}
+}
+
+func graceful(s *suite) {
+	t := task("graceful", `bash -c 'trap "echo told; for i in 1 2 3 4 5 6; do sleep 0.1; done; echo saved; exit 0" TERM; echo on; while :; do sleep 0.05; done'; true`)
+	s.ok(s.Runtime.Launch(s.Context(), t))
+	s.awaitLog(t.ID, "on")
+	s.ok(s.Runtime.Stop(s.Context(), t.ID))
+	s.await(s.Runtime, t.ID)
+	if text := s.log(t.ID); strings.Count(text, "told") != 1 || !strings.HasSuffix(text, "saved\n") {
+		s.Errorf("the log is %q", text)
 	}
 }
 
