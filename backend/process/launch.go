@@ -218,8 +218,13 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		}
 	}
 	env[mark] = dir
-	if t.Bin != "" {
-		env["PATH"] = t.Bin + ":" + env["PATH"]
+	bin := t.Bin
+	if bin != "" && r.cfg.Overlay != nil {
+		bin = filepath.Join(dir, ownEnv, "bin")
+		env["VIRTUAL_ENV"] = filepath.Join(dir, ownEnv)
+	}
+	if bin != "" {
+		env["PATH"] = bin + ":" + env["PATH"]
 	}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		kv := k + "=" + env[k]
@@ -233,7 +238,7 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 	}
 
 	// What a crash has left half-staged goes.
-	for _, part := range []string{workDir, "inputs", "outputs", artefacts, tmpDir, taskFile} {
+	for _, part := range []string{workDir, "inputs", "outputs", artefacts, tmpDir, ownEnv, taskFile} {
 		if err := sweep(filepath.Join(dir, part)); err != nil {
 			return o, err
 		}
@@ -254,6 +259,11 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		return o, roomLeft(err)
 	}
 	checkpoint("claimed")
+	if bin != t.Bin {
+		if err := r.cfg.Overlay(t.Bin, filepath.Join(dir, ownEnv)); err != nil {
+			return o, roomLeft(err)
+		}
+	}
 
 	root, err := os.OpenRoot(dir)
 	if err != nil {

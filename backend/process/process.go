@@ -27,13 +27,14 @@ import (
 
 // Config says where tasks run and what they are made from.
 type Config struct {
-	Dir        string       // absolute; one folder for each task, made if it is missing
-	Blobs      blob.Store   // where code and inputs come from, and logs and outputs go to
-	Supervisor []string     // command line whose process calls Supervise, such as {"/usr/bin/lapis", "supervise"}
-	Log        *slog.Logger // nil means none
-	HTTP       *http.Client // for inputs that are web addresses; nil means a client that waits a minute for the first byte
-	MaxURL     int64        // bytes of one input that is a web address; 0 means 100 GiB
-	MaxFiles   int          // files in one input, one output or the code; 0 means 1,000,000
+	Dir        string                      // absolute; one folder for each task, made if it is missing
+	Blobs      blob.Store                  // where code and inputs come from, and logs and outputs go to
+	Supervisor []string                    // command line whose process calls Supervise, such as {"/usr/bin/lapis", "supervise"}
+	Log        *slog.Logger                // nil means none
+	HTTP       *http.Client                // for inputs that are web addresses; nil means a client that waits a minute for the first byte
+	Overlay    func(bin, dir string) error // makes in dir a task's own layer (dir/bin) over the environment whose bin folder is given; nil: tasks share it as it is
+	MaxURL     int64                       // bytes of one input that is a web address; 0 means 100 GiB
+	MaxFiles   int                         // files in one input, one output or the code; 0 means 1,000,000
 }
 
 func (c *Config) defaults() {

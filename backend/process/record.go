@@ -24,6 +24,7 @@ const (
 	workDir    = "wd"           // where the command starts; holds the code
 	artefacts  = "artifacts"    // user_logs and system_logs
 	tmpDir     = "tmp"          // TMPDIR
+	ownEnv     = "env"          // the layer over the environment that what the job installs goes to
 	stdLog     = "user_logs/std_log.txt"
 	ownLog     = "supervisor.log"
 	maxRecord  = 1 << 20 // bytes

@@ -34,7 +34,11 @@ func newRuntime(f *folder, blobs blob.Store, log *slog.Logger) (*process.Runtime
 	if err != nil {
 		return nil, err
 	}
-	return process.New(process.Config{Dir: f.path("jobs"), Blobs: blobs, Supervisor: []string{exe, "supervise"}, Log: log})
+	return process.New(process.Config{Dir: f.path("jobs"), Blobs: blobs, Supervisor: []string{exe, "supervise"}, Log: log,
+		Overlay: func(bin, dir string) error {
+			_, err := pyenv.Overlay(bin, dir)
+			return err
+		}})
 }
 
 func newBuilder(f *folder) (*pyenv.Builder, error) {

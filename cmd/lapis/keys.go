@@ -152,6 +152,9 @@ func (w who) admin() identity.Principal {
 	return identity.Principal{ID: w.Admin.Object, Name: w.Admin.Name, Kind: identity.ServicePrincipal, Tenant: w.Tenant, Client: w.Admin.Client}
 }
 
+// group is the id of the resource group that the first start makes.
+func (w who) group() string { return "/subscriptions/" + w.Subscription + "/resourceGroups/" + w.Group }
+
 // platform is the server itself, when it writes what a job has made.
 func (w who) platform() identity.Principal {
 	return identity.Principal{ID: w.Tenant, Name: "Lapis", Kind: identity.ServicePrincipal, Tenant: w.Tenant}

@@ -187,6 +187,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		Links: links, Origins: v.origins, Log: log, Now: now})
 	v.router.Handle(v.auth.Require(history, nil), "history", "data", "modelregistry", "execution")
 	v.router.Handle(http.HandlerFunc(history.Discovery), "discovery")
+	v.router.Handle(v.newMLflow(resources, runs, blobs), "mlflow", "api", "ajax-api", "version", "health", "get-artifact", "model-versions")
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)
 
@@ -216,7 +217,7 @@ func (v *server) plainURL() string {
 // seed makes what a first start must find: the subscription, its group and a
 // workspace.
 func (v *server) seed(ctx context.Context) error {
-	group := "/subscriptions/" + v.who.Subscription + "/resourceGroups/" + v.who.Group
+	group := v.who.group()
 	for _, r := range []struct{ id, body string }{
 		{"/subscriptions/" + v.who.Subscription, fmt.Sprintf(`{"properties":{"displayName":"Lapis","state":"Enabled","tenantId":%q}}`, v.who.Tenant)},
 		{group, fmt.Sprintf(`{"location":%q}`, v.who.Location)},

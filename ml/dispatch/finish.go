@@ -67,9 +67,6 @@ func (d *Dispatcher) conclude(ctx context.Context, w demand, task compute.Observ
 		if r.Status == tracking.CancelRequested || r.Status == tracking.Finalizing {
 			return nil
 		}
-		if r.Start == 0 && !task.Started.IsZero() {
-			r.Start = tracking.Millis(task.Started)
-		}
 		r.Reason = "is storing its logs and outputs"
 		return job.Move(r, tracking.Finalizing)
 	}); err != nil {
@@ -97,6 +94,9 @@ func (d *Dispatcher) conclude(ctx context.Context, w demand, task compute.Observ
 	}
 	if _, err := d.Runs.ChangeRun(ctx, r.Workspace, r.ID, func(r *tracking.Run) error {
 		r.Outputs = outputs
+		if !task.Started.IsZero() {
+			r.Start = tracking.Millis(task.Started)
+		}
 		return settled(r, e, now)
 	}); err != nil {
 		return err
@@ -109,8 +109,8 @@ func (d *Dispatcher) conclude(ctx context.Context, w demand, task compute.Observ
 func verdictOf(w demand, x compute.Exit) ending {
 	log := "See user_logs/std_log.txt for what it printed."
 	last := ""
-	if x.LastLine != "" {
-		last = " Its last words: " + x.LastLine
+	if words := lastWords(x.LastLine); words != "" {
+		last = " Its last words: " + words
 	}
 	switch {
 	case x.Stopped:
@@ -127,6 +127,16 @@ func verdictOf(w demand, x compute.Exit) ending {
 		return ending{status: tracking.Failed, code: "UserError", message: fmt.Sprintf("Execution failed. User process exited with status code %d.%s %s", x.Code, last, log)}
 	}
 	return ending{status: tracking.Completed}
+}
+
+// lastWords is the last line that the command printed; what the platform wrote
+// at the head of the log is not the command's.
+func lastWords(lines string) string {
+	line := strings.TrimSpace(lines[strings.LastIndexByte(strings.TrimSpace(lines), '\n')+1:])
+	if strings.HasPrefix(line, notePrefix) {
+		return ""
+	}
+	return line
 }
 
 // register makes a data asset of each output that is there, under the name that

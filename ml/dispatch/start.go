@@ -200,10 +200,10 @@ func (d *Dispatcher) task(ctx context.Context, w demand, r tracking.Run) (comput
 	}
 	t.Notes = d.grant(&t, w)
 	if w.env.Image != "" {
-		t.Notes = append(t.Notes, fmt.Sprintf("lapis: no container engine runs jobs here: image %s is not pulled; the command runs with Python %s and no packages", w.env.Image, built.Python))
+		t.Notes = append(t.Notes, fmt.Sprintf(notePrefix+"no container engine runs jobs here: image %s is not pulled; the command runs with Python %s and no packages", w.env.Image, built.Python))
 	}
 	for _, n := range built.Notes {
-		t.Notes = append(t.Notes, "lapis: "+n)
+		t.Notes = append(t.Notes, notePrefix+n)
 	}
 	if j.Limits.Timeout != "" {
 		if t.Timeout, err = compute.ParseDuration(j.Limits.Timeout); err != nil {
@@ -224,6 +224,9 @@ func (d *Dispatcher) task(ctx context.Context, w demand, r tracking.Run) (comput
 	return t, err
 }
 
+// notePrefix marks the lines that the platform writes at the head of a job's log.
+const notePrefix = "lapis: "
+
 // grant gives the task its share of the machine and says when that is not what
 // the instance type promises.
 func (d *Dispatcher) grant(t *compute.Task, w demand) (notes []string) {
@@ -242,7 +245,7 @@ func (d *Dispatcher) grant(t *compute.Task, w demand) (notes []string) {
 	t.Memory = min(wanted, d.Machine.Memory)
 	t.CPU = float64(min(size.VCPUs, d.Machine.Cores))
 	if wanted > d.Machine.Memory || size.VCPUs > d.Machine.Cores {
-		notes = append(notes, fmt.Sprintf("lapis: %s has %d cores and %g GB; this machine has %d cores and %.1f GB, and the job is given all of it",
+		notes = append(notes, fmt.Sprintf(notePrefix+"%s has %d cores and %g GB; this machine has %d cores and %.1f GB, and the job is given all of it",
 			size.Name, size.VCPUs, size.MemoryGB, d.Machine.Cores, float64(d.Machine.Memory)/(1<<30)))
 	}
 	return notes

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"regexp"
+	"sync"
+	"time"
+
+	"lapis/edge/mlflowhttp"
+	"lapis/fault"
+	"lapis/ml"
+	"lapis/ml/blob"
+	"lapis/ml/tracking"
+	"lapis/resource"
+	"lapis/resource/identity"
+	"lapis/resource/rbac"
+)
+
+// newMLflow serves MLflow's protocol for the first workspace at the root, and
+// for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
+func (v *server) newMLflow(resources resource.Store, runs tracking.Store, blobs blob.Store) *mlflowhttp.Server {
+	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
+	sites := &sites{store: resources, byID: map[string]knownSite{}, byGUID: map[string]ml.Site{}}
+	return mlflowhttp.New(mlflowhttp.Config{
+		Tracking: tracking.New(runs),
+		Blobs:    blobs,
+		Container: func(_ context.Context, workspace string) (blob.Container, error) {
+			site, err := sites.named(workspace)
+			return site.Artifacts(), err
+		},
+		Resolve: func(r *http.Request) (workspace, rest string, err error) {
+			id, rest := main, r.URL.Path
+			if m := underWorkspace.FindStringSubmatch(r.URL.Path); m != nil {
+				id, rest = m[1], m[2]
+			}
+			site, err := sites.find(r.Context(), id)
+			return site.GUID, rest, err
+		},
+		Authenticate: v.auth.Require,
+		Access: func(ctx context.Context, p identity.Principal, workspace, permission string) error {
+			site, err := sites.named(workspace)
+			if err != nil {
+				return err
+			}
+			return rbac.Checker{}.Check(ctx, p, permission, site.ID)
+		},
+		Log: v.log,
+	})
+}
+
+var underWorkspace = regexp.MustCompile(`^/(?i:mlflow/v[12]\.0(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+))(/.*)?$`)
+
+// sites remembers workspaces for a moment: every call of MLflow names one.
+type sites struct {
+	store resource.Store
+
+	mu     sync.Mutex
+	byID   map[string]knownSite
+	byGUID map[string]ml.Site
+}
+
+type knownSite struct {
+	ml.Site
+	read time.Time
+}
+
+// siteFor is how long a workspace is taken to be as it was.
+const siteFor = time.Second
+
+func (s *sites) find(ctx context.Context, text string) (ml.Site, error) {
+	id, err := resource.ParseID(text)
+	if err != nil {
+		return ml.Site{}, err
+	}
+	s.mu.Lock()
+	known, ok := s.byID[id.Key()]
+	s.mu.Unlock()
+	if ok && time.Since(known.read) < siteFor {
+		return known.Site, nil
+	}
+	site, err := ml.SiteOf(ctx, s.store, id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.byID, id.Key())
+		return ml.Site{}, err
+	}
+	s.byID[id.Key()] = knownSite{site, time.Now()}
+	s.byGUID[site.GUID] = site
+	return site, nil
+}
+
+// named returns a workspace that find has found before.
+func (s *sites) named(guid string) (ml.Site, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	site, ok := s.byGUID[guid]
+	if !ok {
+		return site, fault.NotFound("there is no workspace %s", guid)
+	}
+	return site, nil
+}
