@@ -91,7 +91,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("x-ms-version", version(r))
 	control := http.NewResponseController(w)
 	body := &body{ReadCloser: r.Body, control: control, size: r.ContentLength}
-	r.Body = body
+	wrapped := *r // the HTTP server looks at the body of its own request
+	wrapped.Body = body
+	r = &wrapped
 	defer control.SetWriteDeadline(time.Time{})
 
 	if err := s.serve(w, r); err != nil {
