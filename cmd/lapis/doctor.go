@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lapis/backend/pyenv"
 	"lapis/fault"
 )
 
@@ -72,27 +72,29 @@ func examine(ctx context.Context, data, address string) ([]finding, error) {
 		return nil, err
 	}
 	f := &folder{dir: dir}
-	looks := []func(context.Context, *folder) finding{
-		lookAtFolder,
-		lookAtDisk,
-		func(ctx context.Context, f *folder) finding { return lookAtServer(ctx, f, address) },
-		lookAtAuthority,
-		lookAtClock,
-		lookAtShell,
-		lookAtLoopback,
-		lookAtBash,
-		lookAtPython,
-		lookAtUV,
-		lookAtMemory,
-		lookAtFiles,
+	one := func(look func(context.Context, *folder) finding) func(context.Context, *folder) []finding {
+		return func(ctx context.Context, f *folder) []finding { return []finding{look(ctx, f)} }
 	}
-	findings := make([]finding, len(looks))
+	looks := []func(context.Context, *folder) []finding{
+		one(lookAtFolder),
+		one(lookAtDisk),
+		one(func(ctx context.Context, f *folder) finding { return lookAtServer(ctx, f, address) }),
+		one(lookAtAuthority),
+		one(lookAtClock),
+		one(lookAtShell),
+		one(lookAtLoopback),
+		one(lookAtBash),
+		lookAtTools,
+		one(lookAtMemory),
+		one(lookAtFiles),
+	}
+	parts := make([][]finding, len(looks))
 	var all sync.WaitGroup
 	for i, look := range looks {
-		all.Go(func() { findings[i] = look(ctx, f) })
+		all.Go(func() { parts[i] = look(ctx, f) })
 	}
 	all.Wait()
-	return findings, nil
+	return slices.Concat(parts...), nil
 }
 
 func report(out io.Writer, format string, findings []finding) error {
@@ -336,63 +338,23 @@ func lookAtBash(_ context.Context, _ *folder) finding {
 	return finding{"bash", fine, path, ""}
 }
 
-const toolTimeout = 10 * time.Second
-
-// firstLine starts a program and returns the first line it prints.
-func firstLine(ctx context.Context, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, name, args...).Output()
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return line, err
-}
-
-var pythonName = regexp.MustCompile(`^python3(\.\d+)?$`)
-
-func lookAtPython(ctx context.Context, _ *folder) finding {
-	r := finding{Check: "Python", Status: fine}
-	var files []string
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if pythonName.MatchString(e.Name()) {
-				files = append(files, filepath.Join(dir, e.Name()))
-			}
-		}
+// lookAtTools tells what environments can be built with: Python and uv.
+func lookAtTools(ctx context.Context, f *folder) []finding {
+	tools := pyenv.Inspect(ctx, pythonConfig(f))
+	python := finding{Check: "Python", Status: fine, Found: strings.Join(tools.Pythons, ", ")}
+	uv := finding{Check: "uv", Status: fine, Found: tools.UVVersion + " (" + tools.UV + ")"}
+	if tools.UV == "" {
+		uv.Status, uv.Found, uv.Remedy = warning, "none found", "Environments are built much faster with it: pip install uv"
+	} else if tools.UVVersion == "" {
+		uv.Status, uv.Found, uv.Remedy = warning, tools.UV+" does not run", "Install it anew: pip install --force-reinstall uv"
 	}
-	if home, err := os.UserHomeDir(); err == nil {
-		more, _ := filepath.Glob(filepath.Join(home, ".pyenv", "versions", "*", "bin", "python3"))
-		files = append(files, more...)
-	}
-	const tried = 24
-	var found []string
-	noVenv := true
-	for _, file := range files[:min(len(files), tried)] {
-		line, err := firstLine(ctx, file, "-c", "import sys; print('%d.%d.%d' % sys.version_info[:3]); import venv, ensurepip")
-		if line == "" || slices.Contains(found, line) {
-			continue
-		}
-		found = append(found, line)
-		noVenv = noVenv && err != nil
-	}
-	r.Found = strings.Join(found, ", ")
 	switch {
-	case len(found) == 0:
-		r.Status, r.Found, r.Remedy = failing, "none found", "Install Python 3.10 or later (apt install python3 python3-venv), or uv, which fetches it."
-	case noVenv:
-		if _, err := exec.LookPath("uv"); err != nil {
-			r.Status, r.Remedy = warning, "None of them has venv and ensurepip: install python3-venv, or uv."
-		}
+	case len(tools.Pythons) == 0:
+		python.Status, python.Found, python.Remedy = failing, "none found", "Install Python 3.10 or later: apt install python3 python3-venv"
+	case tools.Default == "":
+		python.Status, python.Remedy = warning, "None of them is good for jobs that name no environment: install Python 3.10 or later."
 	}
-	return r
-}
-
-func lookAtUV(ctx context.Context, _ *folder) finding {
-	line, err := firstLine(ctx, "uv", "--version")
-	if err != nil {
-		return finding{"uv", warning, "not on PATH", "Environments are built much faster with it: pip install uv"}
-	}
-	return finding{"uv", fine, line, ""}
+	return []finding{python, uv}
 }
 
 // lookAtMemory tells whether a job's memory can be limited, by making a control

@@ -42,7 +42,12 @@ func newRuntime(f *folder, blobs blob.Store, log *slog.Logger) (*process.Runtime
 }
 
 func newBuilder(f *folder) (*pyenv.Builder, error) {
-	return pyenv.New(pyenv.Config{Dir: f.path("envs"), Tools: f.path("tools"), UV: os.Getenv("LAPIS_UV"), Env: os.Environ()})
+	return pyenv.New(pythonConfig(f))
+}
+
+// pythonConfig says where environments are built, and with what.
+func pythonConfig(f *folder) pyenv.Config {
+	return pyenv.Config{Dir: f.path("envs"), Tools: f.path("tools"), UV: os.Getenv("LAPIS_UV"), Env: os.Environ()}
 }
 
 // machine is what this machine has.
