@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,6 +120,3 @@ func experimentName() string {
 	}
 	return name
 }
-
-var _ = context.Background
-var _ = fmt.Sprint

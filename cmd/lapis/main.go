@@ -27,7 +27,17 @@ const (
 // commands is every command, in the order that help shows them. Each sits in
 // the file of its name.
 func commands() []*cobra.Command {
-	return []*cobra.Command{
+	return append([]*cobra.Command{
+		jobCommand(),
+		computeCommand(),
+		dataCommand(),
+		environmentCommand(),
+		modelCommand(),
+		componentCommand(),
+		datastoreCommand(),
+		connectionCommand(),
+		workspaceCommand(),
+		registryCommand(),
 		upCommand(),
 		connectCommand(),
 		doctorCommand(),
@@ -36,17 +46,7 @@ func commands() []*cobra.Command {
 		restoreCommand(),
 		tokenCommand(),
 		versionCommand(),
-		simpleNoun("workspace", "x"),
-		simpleNoun("compute", "x"),
-		simpleNoun("datastore", "x"),
-		simpleNoun("data", "x"),
-		simpleNoun("environment", "x"),
-		simpleNoun("model", "x"),
-		simpleNoun("component", "x"),
-		simpleNoun("job", "x"),
-		simpleNoun("connection", "x"),
-		simpleNoun("registry", "x"),
-	}
+	}, laterCommands()...)
 }
 
 func main() {

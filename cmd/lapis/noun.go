@@ -1,46 +1,457 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
 	"github.com/spf13/cobra"
 
+	"lapis/client"
 	"lapis/client/spec"
+	"lapis/fault"
 )
 
-// scopeFlags say which workspace a command works in.
-type scopeFlags struct {
-	subscription string
-	group        string
-	workspace    string
+// noun is what the verbs of one kind of resource have in common. A file such
+// as model.go makes one and adds the verbs that the kind has.
+type noun struct {
+	name       string // "model", as on the command line
+	title      string // "model", as in a sentence
+	collection string // "models", as in a path
+	versioned  bool
+	columns    []string // of a table
+
+	// fields are the parts that update may set, with where each lies on the
+	// wire: "description" in "properties.description".
+	fields map[string]string
+
+	cmd   *cobra.Command
+	scope scopeFlags
+	out   outputFlags
 }
 
-func (s *scopeFlags) register(cmd *cobra.Command) {
-	fl := cmd.PersistentFlags()
-	fl.StringVar(&s.subscription, "subscription", "", "subscription id")
-	fl.StringVarP(&s.group, "resource-group", "g", "", "resource group")
-	fl.StringVarP(&s.workspace, "workspace-name", "w", "", "workspace")
+func (n *noun) start(short, example string) *noun {
+	n.cmd = &cobra.Command{
+		Use: n.name, Short: short, Example: example, GroupID: groupML, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	if n.title == "" {
+		n.title = n.name
+	}
+	n.scope.register(n.cmd)
+	n.out.register(n.cmd)
+	return n
 }
 
-// nounCommand is the parent of a noun's verbs.
-func nounCommand(noun, short string) (*cobra.Command, *scopeFlags) {
-	cmd := &cobra.Command{Use: noun, Short: short, GroupID: groupML, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	s := &scopeFlags{}
-	s.register(cmd)
-	return cmd, s
-}
-
-func simpleNoun(noun, short string) *cobra.Command {
-	cmd, s := nounCommand(noun, short)
-	var f createFlags
-	create := &cobra.Command{Use: "create", Short: "Create it from a YAML file", Args: cobra.NoArgs}
-	f.register(create)
-	create.RunE = func(cmd *cobra.Command, _ []string) error {
-		d, err := f.document(cmd, noun)
+// verb adds a command.
+func (n *noun) verb(use, short, example string, run func(cmd *cobra.Command, s *session) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.NoArgs}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := n.out.check(); err != nil {
+			return err
+		}
+		s, err := n.scope.open(cmd)
 		if err != nil {
 			return err
 		}
-		o := spec.Options{Target: spec.Target{Subscription: s.subscription, ResourceGroup: s.group, Workspace: s.workspace}, Location: f.location, Workspace: s.workspace, Experiment: experimentName()}
-		return f.dry(cmd, noun, d, o)
+		defer s.progress.clear()
+		return run(cmd, s)
 	}
-	cmd.AddCommand(create)
+	n.cmd.AddCommand(cmd)
 	return cmd
+}
+
+// notYet adds a verb that is known and refused.
+func (n *noun) notYet(use, short string) {
+	n.cmd.AddCommand(&cobra.Command{Use: use, Short: short, Hidden: true, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
+		return fault.New(fault.NotImplemented, "NotOffered", "`lapis %s %s` is not offered yet.", n.name, use)
+	}})
+}
+
+// nameFlag adds --name, and completes it with what there is.
+func (n *noun) nameFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVarP(to, "name", "n", "", "name of the "+n.title)
+	_ = cmd.MarkFlagRequired("name")
+	_ = cmd.RegisterFlagCompletionFunc("name", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		s, err := n.scope.open(cmd)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for raw, err := range s.List(cmd.Context(), n.path(s, ""), nil) {
+			var r struct{ Name string }
+			if err != nil || json.Unmarshal(raw, &r) != nil || len(names) >= 200 {
+				break
+			}
+			if strings.HasPrefix(r.Name, prefix) {
+				names = append(names, r.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// path is the resource id of the collection, or of one of it.
+func (n *noun) path(s *session, name string) string {
+	base := s.Path(n.collection)
+	switch n.name {
+	case "workspace":
+		base = s.Group() + "/providers/Microsoft.MachineLearningServices/workspaces"
+	case "registry":
+		base = s.Group() + "/providers/Microsoft.MachineLearningServices/registries"
+	}
+	if name == "" {
+		return base
+	}
+	return base + "/" + name
+}
+
+// print writes one resource.
+func (n *noun) print(s *session, raw json.RawMessage) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	v, err := client.View(n.name, raw)
+	if err != nil {
+		return err
+	}
+	return n.out.print(s.out, v, n.columns)
+}
+
+// create adds create, or another verb that reads a file.
+func (n *noun) create(use, short, example string, f *createFlags, done func(cmd *cobra.Command, s *session, r spec.Result) error) *cobra.Command {
+	if f == nil {
+		f = &createFlags{}
+	}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.NoArgs}
+	f.register(cmd)
+	if n.versioned {
+		cmd.Flags().StringVarP(&f.version, "version", "v", "", "version of the "+n.title+"; overrides the file")
+	}
+	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
+	_ = cmd.Flags().MarkHidden("no-wait")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := n.out.check(); err != nil {
+			return err
+		}
+		d, err := f.document(cmd, n.name)
+		if err != nil {
+			return err
+		}
+		o := spec.Options{Location: f.location, Experiment: experimentName(), Workspace: n.scope.workspace}
+		if f.dryRun {
+			o.Target = n.scope.offline()
+			return f.dry(cmd, n.name, d, o)
+		}
+		s, err := n.scope.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer s.progress.clear()
+		r, err := s.Create(cmd.Context(), d, n.name, o)
+		if err != nil {
+			return err
+		}
+		s.progress.clear()
+		if done != nil {
+			return done(cmd, s, r)
+		}
+		raw := r.Reply
+		if n.name == "workspace" {
+			if raw, err = s.Get(cmd.Context(), r.Path); err != nil {
+				return err
+			}
+		}
+		return n.print(s, raw)
+	}
+	n.cmd.AddCommand(cmd)
+	return cmd
+}
+
+// show adds show.
+func (n *noun) show(example string) {
+	var name, version, label string
+	cmd := n.verb("show", "Show a "+n.title, example, func(cmd *cobra.Command, s *session) error {
+		path := n.path(s, name)
+		if n.versioned {
+			v, err := n.pick(cmd, s, name, version, label)
+			if err != nil {
+				return err
+			}
+			path += "/versions/" + v
+		}
+		raw, err := s.Get(cmd.Context(), path)
+		if err != nil {
+			return err
+		}
+		return n.print(s, raw)
+	})
+	n.nameFlag(cmd, &name)
+	if n.versioned {
+		n.versionFlags(cmd, &version, &label)
+	}
+}
+
+func (n *noun) versionFlags(cmd *cobra.Command, version, label *string) {
+	cmd.Flags().StringVarP(version, "version", "v", "", "version of the "+n.title)
+	cmd.Flags().StringVarP(label, "label", "l", "", "label in place of a version, such as latest")
+	cmd.MarkFlagsMutuallyExclusive("version", "label")
+}
+
+// pick gives the version that the flags mean; none means the latest.
+func (n *noun) pick(cmd *cobra.Command, s *session, name, version, label string) (string, error) {
+	if version != "" {
+		return version, nil
+	}
+	if label == "" {
+		label = "latest"
+	}
+	return s.Version(cmd.Context(), n.collection, name, label)
+}
+
+// list adds list.
+func (n *noun) list(example string, more func(cmd *cobra.Command) func(q url.Values)) *cobra.Command {
+	var name string
+	var most int
+	var all, archived bool
+	query := func(url.Values) {}
+	cmd := n.verb("list", "List "+plural(n.title), example, func(cmd *cobra.Command, s *session) error {
+		if most < 0 {
+			return fault.Invalid("--max-results %d: it cannot be negative.", most)
+		}
+		q := url.Values{}
+		switch {
+		case archived:
+			q.Set("listViewType", "ArchivedOnly")
+		case all:
+			q.Set("listViewType", "All")
+		case n.versioned || n.name == "job":
+			q.Set("listViewType", "ActiveOnly")
+		}
+		query(q)
+		path := n.path(s, name)
+		if name != "" {
+			path += "/versions"
+			q.Set("$orderBy", "createdtime desc")
+		}
+		if n.name == "workspace" && n.scope.group == "" {
+			path = "/subscriptions/" + s.Subscription + "/providers/Microsoft.MachineLearningServices/workspaces"
+		}
+		rows := []any{}
+		for raw, err := range s.List(cmd.Context(), path, q) {
+			if err != nil {
+				return err
+			}
+			v, err := client.View(n.name, raw)
+			if err != nil {
+				return err
+			}
+			if rows = append(rows, v); most > 0 && len(rows) >= most {
+				break
+			}
+		}
+		columns := n.columns
+		if n.versioned && name == "" {
+			columns = []string{"name", "latest_version", "description"}
+		}
+		return n.out.print(s.out, rows, columns)
+	})
+	if more != nil {
+		query = more(cmd)
+	}
+	cmd.Flags().IntVarP(&most, "max-results", "r", 0, "how many to list at most (default all)")
+	if n.versioned {
+		cmd.Flags().StringVarP(&name, "name", "n", "", "list the versions of this "+n.title)
+	}
+	if n.versioned || n.name == "job" {
+		cmd.Flags().BoolVar(&all, "include-archived", false, "list archived ones too")
+		cmd.Flags().BoolVar(&archived, "archived-only", false, "list archived ones alone")
+		cmd.MarkFlagsMutuallyExclusive("include-archived", "archived-only")
+	}
+	return cmd
+}
+
+func plural(s string) string {
+	switch {
+	case s == "data asset":
+		return "data assets"
+	case strings.HasSuffix(s, "y"):
+		return s[:len(s)-1] + "ies"
+	}
+	return s + "s"
+}
+
+// remove adds delete. It asks first if the loss would be large.
+func (n *noun) remove(example string, ask bool, more func(cmd *cobra.Command) func(q url.Values)) {
+	var name string
+	var yes bool
+	query := func(url.Values) {}
+	cmd := n.verb("delete", "Delete a "+n.title, example, func(cmd *cobra.Command, s *session) error {
+		if ask && !yes {
+			if err := confirm(cmd, fmt.Sprintf("Delete the %s %q?", n.title, name)); err != nil {
+				return err
+			}
+		}
+		q := url.Values{}
+		query(q)
+		s.progress.stage("Deleting " + name + " …")
+		return s.Delete(cmd.Context(), n.path(s, name), q)
+	})
+	if more != nil {
+		query = more(cmd)
+	}
+	n.nameFlag(cmd, &name)
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
+	_ = cmd.Flags().MarkHidden("no-wait")
+}
+
+// confirm asks the user, who must be there.
+func confirm(cmd *cobra.Command, question string) error {
+	if !isTerminal(cmd.InOrStdin()) {
+		return fault.Invalid("%s Say so with --yes: there is no terminal to ask at.", question)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s (y/n): ", question)
+	answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return fault.Invalid("Nothing was deleted.")
+	}
+	return nil
+}
+
+// archive adds archive and restore.
+func (n *noun) archive() {
+	for verb, archived := range map[string]bool{"archive": true, "restore": false} {
+		var name, version, label string
+		short := map[bool]string{true: "Hide a " + n.title + " from lists", false: "Bring an archived " + n.title + " back"}[archived]
+		cmd := n.verb(verb, short, fmt.Sprintf("  lapis %s %s --name NAME", n.name, verb), func(cmd *cobra.Command, s *session) error {
+			if n.name == "job" {
+				return s.ChangeRun(cmd.Context(), name, client.RunChange{Hidden: &archived})
+			}
+			if label != "" {
+				var err error
+				if version, err = s.Version(cmd.Context(), n.collection, name, label); err != nil {
+					return err
+				}
+			}
+			return s.Archive(cmd.Context(), n.collection, name, version, archived)
+		})
+		n.nameFlag(cmd, &name)
+		if n.versioned {
+			n.versionFlags(cmd, &version, &label)
+		}
+	}
+}
+
+// update adds update: it reads the resource, sets fields and writes it back.
+func (n *noun) update(example string, flags map[string]string) *cobra.Command {
+	var name, version, label string
+	var set []string
+	values := map[string]*string{}
+	cmd := n.verb("update", "Change a "+n.title, example, func(cmd *cobra.Command, s *session) error {
+		for flag, field := range flags {
+			if v := *values[flag]; v != "" {
+				set = append(set, field+"="+v)
+			}
+		}
+		if len(set) == 0 {
+			return fault.Invalid("Nothing is to be changed. Name a field, as in --set tags.team=vision.")
+		}
+		path := n.path(s, name)
+		if n.versioned {
+			v, err := n.pick(cmd, s, name, version, label)
+			if err != nil {
+				return err
+			}
+			path += "/versions/" + v
+		}
+		raw, err := s.Get(cmd.Context(), path)
+		if err != nil {
+			return err
+		}
+		var body map[string]any
+		if err := json.Unmarshal(raw, &body); err != nil {
+			return err
+		}
+		for _, a := range set {
+			if err := n.assign(body, a); err != nil {
+				return err
+			}
+		}
+		maps.DeleteFunc(body, func(key string, _ any) bool {
+			return !slices.Contains([]string{"location", "tags", "identity", "sku", "kind", "properties"}, key)
+		})
+		reply, err := s.Request(cmd.Context(), http.MethodPut, path, "", nil, body)
+		if err != nil {
+			return err
+		}
+		s.progress.clear()
+		return n.print(s, reply)
+	})
+	n.nameFlag(cmd, &name)
+	if n.versioned {
+		n.versionFlags(cmd, &version, &label)
+	}
+	cmd.Flags().StringArrayVar(&set, "set", nil, "set a field, as in --set description=text or --set tags.a=b (may be repeated)")
+	for flag, field := range flags {
+		values[flag] = cmd.Flags().String(flag, "", "new "+strings.ReplaceAll(field, "_", " "))
+	}
+	return cmd
+}
+
+// assign sets one field of a resource as the wire has it.
+func (n *noun) assign(body map[string]any, assignment string) error {
+	field, value, ok := strings.Cut(assignment, "=")
+	if !ok || field == "" {
+		return fault.Invalid("--set %s: write it as --set FIELD=VALUE.", assignment)
+	}
+	head, rest, _ := strings.Cut(field, ".")
+	wire, ok := n.fields[head]
+	if !ok {
+		return fault.Invalid("--set %s: this field of a %s cannot be changed; %s can.", field, n.title, strings.Join(slices.Sorted(maps.Keys(n.fields)), ", "))
+	}
+	if rest != "" {
+		wire += "." + rest
+	}
+	at := body
+	// A tag may hold points in its name.
+	steps := strings.SplitN(wire, ".", strings.Count(n.fields[head], ".")+2)
+	for _, step := range steps[:len(steps)-1] {
+		next, ok := at[step].(map[string]any)
+		if !ok {
+			next = map[string]any{}
+			at[step] = next
+		}
+		at = next
+	}
+	last := steps[len(steps)-1]
+	switch {
+	case strings.HasSuffix(last, "NodeCount"):
+		i, err := strconv.Atoi(value)
+		if err != nil || i < 0 {
+			return fault.Invalid("--set %s=%s: a whole number, zero or more, is wanted.", field, value)
+		}
+		at[last] = i
+	case last == "nodeIdleTimeBeforeScaleDown":
+		i, err := strconv.Atoi(value)
+		if err != nil || i < 0 {
+			return fault.Invalid("--set %s=%s: a number of seconds is wanted.", field, value)
+		}
+		at[last] = fmt.Sprintf("PT%dS", i)
+	case strings.HasPrefix(value, "{"):
+		var v any
+		if err := json.Unmarshal([]byte(value), &v); err != nil {
+			return fault.Invalid("--set %s: the value is not JSON: %v", field, err)
+		}
+		at[last] = v
+	default:
+		at[last] = value
+	}
+	return nil
 }

@@ -1,0 +1,277 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"lapis/client/spec"
+	"lapis/fault"
+)
+
+// Create makes what the document describes, on the server.
+func (c *Client) Create(ctx context.Context, d *spec.Document, noun string, o spec.Options) (spec.Result, error) {
+	o.Target = c.Target
+	return spec.Create(ctx, d, noun, o, &world{c})
+}
+
+// world is a spec.World whose answers are the server's.
+type world struct{ c *Client }
+
+// Code implements spec.World: a snapshot that the workspace has is used
+// again.
+func (w *world) Code(ctx context.Context, content *spec.Content) (string, error) {
+	c := w.c
+	sum, err := content.Snapshot()
+	if err != nil {
+		return "", err
+	}
+	name := newGUID()
+	for found, err := range c.List(ctx, c.Path("codes", name, "versions"), url.Values{"hash": {sum}, "hashVersion": {"202208"}}) {
+		if fault.Is(err, fault.Missing) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		var r struct{ ID string }
+		if err := json.Unmarshal(found, &r); err != nil {
+			return "", err
+		}
+		return r.ID, nil
+	}
+	k, uri, err := c.pendingUpload(ctx, c.Path("codes", name, "versions", "1"))
+	if err != nil {
+		return "", err
+	}
+	if err := c.upload(ctx, k, "", content, name, "1"); err != nil {
+		return "", err
+	}
+	r := spec.CodeVersion(c.Target, name, uri, content, sum)
+	if _, err := c.Request(ctx, r.Method, r.Path, r.APIVersion, nil, r.Body); err != nil {
+		return "", err
+	}
+	return r.Path, nil
+}
+
+// pendingUpload asks for a container of the asset's own.
+func (c *Client) pendingUpload(ctx context.Context, asset string) (container, string, error) {
+	data, err := c.Post(ctx, asset+"/startPendingUpload", map[string]any{"pendingUploadType": "TemporaryBlobReference"})
+	if err != nil {
+		return container{}, "", err
+	}
+	var reply struct {
+		Blob struct {
+			BlobURI    string
+			Credential struct{ SasURI string }
+		} `json:"blobReferenceForConsumption"`
+	}
+	if err := json.Unmarshal(data, &reply); err != nil {
+		return container{}, "", fmt.Errorf("read pending upload: %w", err)
+	}
+	return containerAt(reply.Blob.Credential.SasURI), reply.Blob.BlobURI, nil
+}
+
+func newGUID() string {
+	b := make([]byte, 16)
+	rand.Read(b)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// Upload implements spec.World. The path holds the content's hash, so what is
+// there is not sent again.
+func (w *world) Upload(ctx context.Context, content *spec.Content, datastore string) (spec.Place, error) {
+	c := w.c
+	sum, err := content.Upload()
+	if err != nil {
+		return spec.Place{}, err
+	}
+	if datastore == "" {
+		datastore = spec.DefaultDatastore
+	}
+	k, url, err := c.datastore(ctx, datastore)
+	if err != nil {
+		return spec.Place{}, err
+	}
+	prefix := "LocalUpload/" + sum + "/"
+	if err := c.upload(ctx, k, prefix, content, newGUID(), "1"); err != nil {
+		return spec.Place{}, err
+	}
+	return spec.Place{Datastore: datastore, Path: prefix + content.Name, URL: url + "/" + prefix + content.Name}, nil
+}
+
+// datastore gives the container of a Blob datastore, with the right to it,
+// and its address as other clients write it.
+func (c *Client) datastore(ctx context.Context, name string) (container, string, error) {
+	data, err := c.Get(ctx, c.Path("datastores", name))
+	if err != nil {
+		return container{}, "", err
+	}
+	var d struct {
+		Properties struct {
+			DatastoreType, AccountName, ContainerName, Endpoint, Protocol string
+		}
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return container{}, "", fmt.Errorf("read datastore: %w", err)
+	}
+	p := d.Properties
+	if p.DatastoreType != "AzureBlob" {
+		return container{}, "", fault.Invalid("The datastore %q is of type %s; files can be moved to and from AzureBlob alone.", name, p.DatastoreType)
+	}
+	data, err = c.Post(ctx, c.Path("datastores", name, "listSecrets"), map[string]any{"expirableSecret": true, "expireAfterHours": 1})
+	if err != nil {
+		return container{}, "", err
+	}
+	var s struct{ SasToken string }
+	if err := json.Unmarshal(data, &s); err != nil {
+		return container{}, "", fmt.Errorf("read secrets: %w", err)
+	}
+	address := "https://" + p.AccountName + ".blob." + p.Endpoint + "/" + p.ContainerName
+	return container{c.URL + "/" + url.PathEscape(p.ContainerName), strings.TrimPrefix(s.SasToken, "?")}, address, nil
+}
+
+// NextVersion implements spec.World.
+func (w *world) NextVersion(ctx context.Context, collection, name string) (string, error) {
+	data, err := w.c.Get(ctx, w.c.Path(collection, name))
+	if fault.Is(err, fault.Missing) {
+		return "1", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var r struct {
+		Properties struct{ NextVersion, LatestVersion string }
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return "", err
+	}
+	if collection == "environments" && r.Properties.LatestVersion != "" {
+		// An environment that has not changed keeps its version; Send takes
+		// the next one if it has.
+		return r.Properties.LatestVersion, nil
+	}
+	return r.Properties.NextVersion, nil
+}
+
+// Labelled implements spec.World.
+func (w *world) Labelled(ctx context.Context, collection, name, label string) (string, error) {
+	version, err := w.c.Version(ctx, collection, name, label)
+	if err != nil {
+		return "", err
+	}
+	return w.c.Path(collection, name, "versions", version), nil
+}
+
+// Version gives the version that has a label. The label `latest` is on the
+// version created last.
+func (c *Client) Version(ctx context.Context, collection, name, label string) (string, error) {
+	if label != "latest" {
+		data, err := c.Get(ctx, c.Path(collection, name, "labels", label))
+		if err != nil {
+			return "", err
+		}
+		var r struct{ Name string }
+		err = json.Unmarshal(data, &r)
+		return r.Name, err
+	}
+	q := url.Values{"$orderBy": {"createdtime desc"}, "$top": {"1"}}
+	for v, err := range c.List(ctx, c.Path(collection, name, "versions"), q) {
+		if fault.Is(err, fault.Missing) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		var r struct{ Name string }
+		err = json.Unmarshal(v, &r)
+		return r.Name, err
+	}
+	return "", fault.NotFound("%q of %s does not exist in workspace %q. `lapis %s list` shows what there is.", name, collection, c.Workspace, strings.TrimSuffix(collection, "s"))
+}
+
+// Location implements spec.World.
+func (w *world) Location(ctx context.Context) (string, error) {
+	data, err := w.c.Get(ctx, w.c.Path())
+	if fault.Is(err, fault.Missing) {
+		if data, err = w.c.Get(ctx, w.c.Group()); err != nil {
+			return "", err
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	var r struct{ Location string }
+	err = json.Unmarshal(data, &r)
+	return r.Location, err
+}
+
+// Exists implements spec.World.
+func (w *world) Exists(ctx context.Context, workspace string) (bool, error) {
+	t := w.c.Target
+	t.Workspace = workspace
+	_, err := w.c.Get(ctx, t.Path())
+	if fault.Is(err, fault.Missing) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// StorageSuffix is what follows ACCOUNT.blob. in blob addresses.
+func (w *world) StorageSuffix() string {
+	host := strings.TrimPrefix(strings.TrimPrefix(w.c.URL, "https://"), "http://")
+	return "core.lapis@" + host
+}
+
+// Send implements spec.World.
+func (w *world) Send(ctx context.Context, r spec.Request) (json.RawMessage, error) {
+	q := url.Values{}
+	for k, v := range r.Query {
+		q.Set(k, v)
+	}
+	for try := 0; ; try++ {
+		reply, err := w.c.Request(ctx, r.Method, r.Path, r.APIVersion, q, r.Body)
+		if !r.Automatic || try >= 5 || !fault.Is(err, fault.Conflict) {
+			return reply, err
+		}
+		// Someone took this version, or it holds something else.
+		at := strings.LastIndex(r.Path, "/versions/")
+		data, getErr := w.c.Get(ctx, r.Path[:at])
+		if getErr != nil {
+			return reply, err
+		}
+		var c struct {
+			Properties struct{ NextVersion string }
+		}
+		if json.Unmarshal(data, &c) != nil || c.Properties.NextVersion == "" {
+			return reply, err
+		}
+		r.Path = r.Path[:at] + "/versions/" + c.Properties.NextVersion
+	}
+}
+
+// Archive archives or restores a version, or a whole asset if version is "".
+func (c *Client) Archive(ctx context.Context, collection, name, version string, archived bool) error {
+	path := c.Path(collection, name)
+	if version != "" {
+		path = c.Path(collection, name, "versions", version)
+	}
+	data, err := c.Get(ctx, path)
+	if err != nil {
+		return err
+	}
+	var r struct {
+		Properties map[string]any `json:"properties"`
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return err
+	}
+	r.Properties["isArchived"] = archived
+	_, err = c.Request(ctx, http.MethodPut, path, "", nil, map[string]any{"properties": r.Properties})
+	return err
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/jmespath/go-jmespath"
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"lapis/fault"
+)
+
+// outputFlags say how a command prints its result.
+type outputFlags struct {
+	format string
+	query  string
+}
+
+var formats = []string{"json", "jsonc", "yaml", "yamlc", "table", "tsv", "none"}
+
+func (o *outputFlags) register(cmd *cobra.Command) {
+	fl := cmd.PersistentFlags()
+	fl.StringVarP(&o.format, "output", "o", "", "json, yaml, table, tsv or none (default json)")
+	fl.StringVar(&o.query, "query", "", "JMESPath expression over the result, as in --query '[].name'")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// check finds a wrong flag before anything is done.
+func (o *outputFlags) check() error {
+	if o.format != "" && !slices.Contains(formats, o.format) {
+		return fault.Invalid("--output %s: it can be json, yaml, table, tsv or none.", o.format)
+	}
+	if o.query != "" {
+		if _, err := jmespath.Compile(o.query); err != nil {
+			return fault.Invalid("--query %q: %v", o.query, err)
+		}
+	}
+	return nil
+}
+
+// print writes a result: an object or a list of them. Columns are those of
+// the table when there is no query.
+func (o *outputFlags) print(w io.Writer, result any, columns []string) error {
+	var v any
+	data, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return err
+	}
+	if o.query != "" {
+		if v, err = jmespath.Search(o.query, v); err != nil {
+			return fault.Invalid("--query %q: %v", o.query, err)
+		}
+		columns = nil
+	}
+	switch o.format {
+	case "none":
+		return nil
+	case "yaml", "yamlc":
+		enc := yaml.NewEncoder(w)
+		enc.SetIndent(2)
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+		return enc.Close()
+	case "tsv":
+		return tsv(w, v)
+	case "table":
+		return table(w, v, columns)
+	}
+	if v == nil && o.query == "" {
+		return nil
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err = w.Write(b.Bytes())
+	return err
+}
+
+// tsv writes a line for each item, the values parted by tabs.
+func tsv(w io.Writer, v any) error {
+	rows, ok := v.([]any)
+	if !ok {
+		rows = []any{v}
+	}
+	for _, row := range rows {
+		var cells []string
+		switch row := row.(type) {
+		case []any:
+			for _, c := range row {
+				cells = append(cells, cell(c))
+			}
+		case map[string]any:
+			for _, k := range sortedKeys(row) {
+				if scalar(row[k]) {
+					cells = append(cells, cell(row[k]))
+				}
+			}
+		default:
+			cells = []string{cell(row)}
+		}
+		if _, err := fmt.Fprintln(w, strings.Join(cells, "\t")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// table writes aligned columns under their names.
+func table(w io.Writer, v any, columns []string) error {
+	rows, ok := v.([]any)
+	if !ok {
+		if v == nil {
+			return nil
+		}
+		rows = []any{v}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	if len(columns) == 0 {
+		if m, ok := rows[0].(map[string]any); ok {
+			for _, k := range sortedKeys(m) {
+				if scalar(m[k]) {
+					columns = append(columns, k)
+				}
+			}
+		} else {
+			columns = []string{"result"}
+		}
+	}
+	lines := make([][]string, 0, len(rows)+2)
+	head, rule := make([]string, len(columns)), make([]string, len(columns))
+	for i, c := range columns {
+		head[i] = title(c)
+	}
+	lines = append(lines, head, rule)
+	for _, row := range rows {
+		line := make([]string, len(columns))
+		for i, c := range columns {
+			switch row := row.(type) {
+			case map[string]any:
+				line[i] = cell(row[c])
+			case []any:
+				if i < len(row) {
+					line[i] = cell(row[i])
+				}
+			default:
+				line[i] = cell(row)
+			}
+		}
+		lines = append(lines, line)
+	}
+	widths := make([]int, len(columns))
+	for _, line := range lines {
+		for i, c := range line {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	for i := range rule {
+		rule[i] = strings.Repeat("-", widths[i])
+	}
+	for _, line := range lines {
+		var b strings.Builder
+		for i, c := range line {
+			b.WriteString(c)
+			if i < len(line)-1 {
+				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)+2))
+			}
+		}
+		if _, err := fmt.Fprintln(w, strings.TrimRight(b.String(), " ")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func title(s string) string {
+	parts := strings.Split(s, "_")
+	for i, p := range parts {
+		if p != "" {
+			parts[i] = strings.ToUpper(p[:1]) + p[1:]
+		}
+	}
+	return strings.Join(parts, "")
+}
+
+func scalar(v any) bool {
+	switch v.(type) {
+	case map[string]any, []any:
+		return false
+	}
+	return true
+}
+
+func cell(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return strings.NewReplacer("\n", " ", "\t", " ", "\r", "").Replace(v)
+	case bool:
+		if v {
+			return "True"
+		}
+		return "False"
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	}
+	data, _ := json.Marshal(v)
+	return string(data)
+}
+
+func sortedKeys(m map[string]any) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

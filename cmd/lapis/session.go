@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"lapis/client"
+	"lapis/client/spec"
+	"lapis/fault"
+)
+
+// scopeFlags say which workspace a command works in.
+type scopeFlags struct {
+	subscription string
+	group        string
+	workspace    string
+}
+
+func (s *scopeFlags) register(cmd *cobra.Command) {
+	fl := cmd.PersistentFlags()
+	fl.StringVar(&s.subscription, "subscription", "", "subscription id")
+	fl.StringVarP(&s.group, "resource-group", "g", "", "resource group")
+	fl.StringVarP(&s.workspace, "workspace-name", "w", "", "workspace")
+}
+
+func (s *scopeFlags) target() spec.Target {
+	return spec.Target{Subscription: s.subscription, ResourceGroup: s.group, Workspace: s.workspace}
+}
+
+// configuration finds the server and the workspace: by flags, then the
+// variables of `lapis connect`, then .azureml/config.json, then the data folder.
+func (s *scopeFlags) configuration() (client.Config, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return client.Config{}, err
+	}
+	file, err := client.WorkspaceFile(dir)
+	if err != nil {
+		return client.Config{}, err
+	}
+	c, connected := client.FromEnvironment(os.Getenv)
+	if connected {
+		c.Target = client.Over(file, c.Target)
+	} else {
+		if c, err = folderConfig(); err != nil {
+			return c, err
+		}
+		c.Target = client.Over(c.Target, file)
+	}
+	c.Target = client.Over(c.Target, s.target())
+	return c, nil
+}
+
+// folderConfig is what the data folder says to its owner.
+func folderConfig() (client.Config, error) {
+	var c client.Config
+	f, err := openFolder("")
+	if err != nil {
+		if fault.Is(err, fault.Missing) {
+			return c, fault.NotFound("There is no server to speak to: this shell is not connected and %v", err)
+		}
+		return c, err
+	}
+	if err := f.private(); err != nil {
+		return c, err
+	}
+	w, err := f.loadIdentity()
+	if err != nil {
+		return c, err
+	}
+	info, err := f.readServer()
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, fault.NotFound("The server on %s has not been ready yet. Start it with `lapis up`.", f.dir)
+	}
+	if err != nil {
+		return c, err
+	}
+	secret, err := f.adminSecret()
+	if err != nil {
+		return c, err
+	}
+	return client.Config{
+		URL: info.URL, CA: f.path("keys", "ca.crt"),
+		Tenant: w.Tenant, ClientID: w.Admin.Client, ClientSecret: secret,
+		Target: spec.Target{Subscription: w.Subscription, ResourceGroup: w.Group, Workspace: w.Workspace},
+	}, nil
+}
+
+// offline is the workspace that a dry run names: the same as with a server if
+// one is known here, else placeholders.
+func (s *scopeFlags) offline() spec.Target {
+	t := spec.Target{Subscription: "00000000-0000-0000-0000-000000000000", ResourceGroup: "lapis", Workspace: "main"}
+	if s.subscription == "" || s.group == "" || s.workspace == "" {
+		if c, err := s.configuration(); err == nil {
+			t = client.Over(t, c.Target)
+		}
+	}
+	return client.Over(t, s.target())
+}
+
+// session is a client, and the terminal it reports to.
+type session struct {
+	*client.Client
+	progress *progress
+	out      io.Writer
+}
+
+// open connects a command to its server.
+func (s *scopeFlags) open(cmd *cobra.Command) (*session, error) {
+	c, err := s.configuration()
+	if err != nil {
+		return nil, err
+	}
+	k, err := client.New(c)
+	if err != nil {
+		return nil, err
+	}
+	p := newProgress(cmd.ErrOrStderr())
+	k.Progress = p.bar
+	k.Waiting = func(error) { p.stage("The server is away; waiting for it to come back …") }
+	return &session{Client: k, progress: p, out: p.over(cmd.OutOrStdout())}, nil
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+)
+
+func workspaceCommand() *cobra.Command {
+	n := (&noun{
+		name: "workspace", collection: "workspaces",
+		columns: []string{"name", "resource_group", "location", "display_name"},
+		fields: map[string]string{
+			"tags": "tags", "description": "properties.description", "display_name": "properties.friendlyName", "image_build_compute": "properties.imageBuildCompute",
+			"public_network_access": "properties.publicNetworkAccess",
+		},
+	}).start("Manage workspaces", `  lapis workspace create --name team
+  lapis workspace list --output table`)
+	f := &createFlags{}
+	cmd := n.create("create", "Create a workspace from a file or from flags", `  lapis workspace create --name team
+  lapis workspace create -f workspace.yml`, f, nil)
+	f.field(cmd, "display-name", "d", "display_name", "name to show")
+	f.field(cmd, "description", "", "description", "description")
+	n.show("  lapis workspace show --name team")
+	n.list("  lapis workspace list -o table", nil)
+	n.remove("  lapis workspace delete --name team --yes", true, func(cmd *cobra.Command) func(url.Values) {
+		purge := cmd.Flags().BoolP("permanently-delete", "p", false, "delete at once, with no way back")
+		cmd.Flags().Bool("all-resources", false, "taken for the sake of scripts: a workspace here owns no other resources")
+		return func(q url.Values) {
+			if *purge {
+				q.Set("forceToPurge", "true")
+			}
+		}
+	})
+	n.patch()
+	var name string
+	for verb, action := range map[string]string{"list-keys": "listKeys", "sync-keys": "resyncKeys", "diagnose": "diagnose"} {
+		short := map[string]string{"list-keys": "List the keys of a workspace's stores", "sync-keys": "Make the workspace read its keys again", "diagnose": "Look for what is wrong with a workspace"}[verb]
+		cmd := n.verb(verb, short, "  lapis workspace "+verb+" --name main", func(cmd *cobra.Command, s *session) error {
+			if name == "" {
+				name = s.Workspace
+			}
+			raw, err := s.Post(cmd.Context(), n.path(s, name)+"/"+action, nil)
+			if err != nil || len(raw) == 0 {
+				return err
+			}
+			var v any
+			if err := json.Unmarshal(raw, &v); err != nil {
+				return err
+			}
+			return n.out.print(s.out, v, nil)
+		})
+		cmd.Flags().StringVarP(&name, "name", "n", "", "name of the workspace")
+	}
+	return n.cmd
+}
+
+// patch adds the update of a workspace, which is a PATCH of what is named.
+func (n *noun) patch() {
+	var name string
+	var set []string
+	fields := map[string]*string{}
+	cmd := n.verb("update", "Change a workspace", `  lapis workspace update --name team --set tags.cost=low
+  lapis workspace update --name team --display-name "The team"`, func(cmd *cobra.Command, s *session) error {
+		if name == "" {
+			name = s.Workspace
+		}
+		body := map[string]any{}
+		for field, v := range fields {
+			if *v != "" {
+				set = append(set, field+"="+*v)
+			}
+		}
+		for _, a := range set {
+			if err := n.assign(body, a); err != nil {
+				return err
+			}
+		}
+		reply, err := s.Request(cmd.Context(), http.MethodPatch, n.path(s, name), "", nil, body)
+		if err != nil {
+			return err
+		}
+		return n.print(s, reply)
+	})
+	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the workspace")
+	cmd.Flags().StringArrayVar(&set, "set", nil, "set a field, as in --set tags.a=b (may be repeated)")
+	fields["display_name"] = cmd.Flags().StringP("display-name", "d", "", "name to show")
+	fields["description"] = cmd.Flags().String("description", "", "description")
+}
