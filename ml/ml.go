@@ -26,6 +26,9 @@ type Site struct {
 	Location string
 }
 
+// AccountOf is the storage account of the workspace with that GUID.
+func AccountOf(guid string) string { return "st" + strings.ReplaceAll(guid, "-", "")[:22] }
+
 // siteStatus is the part of a workspace's status that a Site is made of.
 type siteStatus struct {
 	WorkspaceID string `json:"workspaceId"`

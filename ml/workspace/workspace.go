@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
@@ -110,7 +109,7 @@ func admit(ctx context.Context, blobs blob.Store, c *resource.Change) error {
 		return nil
 	}
 	guid := newGUID()
-	s := status{ProvisioningState: resource.Succeeded, WorkspaceID: guid, Account: "st" + strings.ReplaceAll(guid, "-", "")[:22]}
+	s := status{ProvisioningState: resource.Succeeded, WorkspaceID: guid, Account: ml.AccountOf(guid)}
 	if c.New.Status, err = json.Marshal(s); err != nil {
 		return err
 	}
