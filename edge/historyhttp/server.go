@@ -195,11 +195,14 @@ var sdkVersion = regexp.MustCompile(`(?i)azure-ai-ml/(\d+)\.(\d+)`)
 var pascal = map[string]string{"uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable",
 	"custom_model": "CustomModel", "mlflow_model": "MLFlowModel", "triton_model": "TritonModel"}
 
+// typeName is the type of an output as the client knows it. A model is told as
+// the folder that it is: the SDK's call for models fails in itself (1.35.2).
 func (c call) typeName(kind string) string {
-	if strings.HasSuffix(kind, "_model") || !c.snakeCase() {
-		if name, ok := pascal[kind]; ok {
-			return name
-		}
+	if strings.HasSuffix(kind, "_model") {
+		kind = "uri_folder"
+	}
+	if name, ok := pascal[kind]; ok && !c.snakeCase() {
+		return name
 	}
 	return kind
 }

@@ -129,12 +129,24 @@ func flags(p resource.Document, r *resource.Resource) error {
 	}
 	for _, name := range []string{"tags", "properties"} {
 		p.Default(name, map[string]string{})
-		var m map[string]*string
-		if err := json.Unmarshal(p[name], &m); err != nil {
+		var m map[string]any // the SDK sends the version of a hash as a number
+		if err := json.Unmarshal(p[name], &m); err != nil || !scalars(m) {
 			return fault.Invalid("'properties.%s' must be an object of strings", name).With("ValidationError").At("properties." + name)
 		}
 	}
 	return nil
+}
+
+// scalars tells whether all values are strings, numbers or booleans.
+func scalars(m map[string]any) bool {
+	for _, v := range m {
+		switch v.(type) {
+		case string, float64, bool, nil:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // admit is the way of a version: its own checks, what may not change, and the

@@ -156,17 +156,18 @@ func (d *Dispatcher) register(ctx context.Context, w demand, sizes map[string]in
 			uri = w.site.DatastoreURI(at.Datastore, at.Path)
 		}
 		kind := strings.ToLower(out.Kind)
-		a := tracking.Asset{Type: kind, URI: uri}
-		if kind == "uri_file" || kind == "uri_folder" || kind == "mltable" {
-			asset := "azureml_" + w.run.ID + "_output_data_" + name
-			id := w.site.ID.Child("data", asset).Child("versions", "1")
-			if err := d.Register(ctx, id, map[string]any{"dataType": kind, "dataUri": uri, "isAnonymous": true}); err != nil {
-				return outputs, err
-			}
-			a.AssetID = "azureml://locations/" + w.site.Location + "/workspaces/" + w.site.GUID + "/data/" + asset + "/versions/1"
-		} else {
-			a.AssetID = "azureml://jobs/" + w.run.ID + "/outputs/" + name
+		// A model is a folder as well: the SDK asks for outputs that are data
+		// assets alone, its call for models is broken in 1.35.2.
+		dataType := kind
+		if strings.HasSuffix(kind, "_model") {
+			dataType = "uri_folder"
 		}
+		asset := "azureml_" + w.run.ID + "_output_data_" + name
+		id := w.site.ID.Child("data", asset).Child("versions", "1")
+		if err := d.Register(ctx, id, map[string]any{"dataType": dataType, "dataUri": uri, "isAnonymous": true}); err != nil {
+			return outputs, err
+		}
+		a := tracking.Asset{Type: kind, URI: uri, AssetID: "azureml://locations/" + w.site.Location + "/workspaces/" + w.site.GUID + "/data/" + asset + "/versions/1"}
 		outputs[name] = a
 	}
 	return outputs, nil
