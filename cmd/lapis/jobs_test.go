@@ -47,7 +47,7 @@ func (s *instance) call(t *testing.T, token, method, path, body string) (int, ma
 }
 
 // workspace is the id of the seeded workspace.
-func (s *instance) workspace(t *testing.T) string {
+func (s *instance) workspace(t testing.TB) string {
 	w, err := s.folder().loadIdentity()
 	if err != nil {
 		t.Fatal(err)

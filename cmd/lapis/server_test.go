@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 // instance is a running server.
 type instance struct {
-	t     *testing.T
+	t     testing.TB
 	bin   string
 	dir   string
 	cmd   *exec.Cmd
@@ -61,7 +61,7 @@ type instance struct {
 	done  chan error
 }
 
-func lapis(t *testing.T) string {
+func lapis(t testing.TB) string {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
@@ -71,7 +71,7 @@ func lapis(t *testing.T) string {
 }
 
 // start starts a server on the folder and waits until it is ready.
-func start(t *testing.T, dir string, args ...string) *instance {
+func start(t testing.TB, dir string, args ...string) *instance {
 	t.Helper()
 	s := &instance{t: t, bin: lapis(t), dir: dir, out: &bytes.Buffer{}, done: make(chan error, 1)}
 	s.cmd = exec.Command(s.bin, append([]string{"up", "--data", dir, "--listen", "localhost:0"}, args...)...)
@@ -122,6 +122,13 @@ func (s *instance) stop(sig os.Signal) {
 	case <-time.After(20 * time.Second):
 		s.t.Fatal("the server does not stop")
 	}
+}
+
+// kill ends the server at once.
+func (s *instance) kill() {
+	s.cmd.Process.Kill()
+	err := <-s.done
+	s.done <- err
 }
 
 // command runs one command line in a clean folder and returns what it printed.
@@ -300,7 +307,7 @@ func TestAServer(t *testing.T) {
 }
 
 // clientToken signs a token as the server would, with the server's key.
-func clientToken(t *testing.T, s *instance) string {
+func clientToken(t testing.TB, s *instance) string {
 	f := s.folder()
 	k, err := f.loadKeys()
 	if err != nil {
@@ -342,7 +349,7 @@ func contents(t *testing.T, dir string, names []string) []string {
 	return out
 }
 
-func residentMB(t *testing.T, pid int) float64 {
+func residentMB(t testing.TB, pid int) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Skip("no /proc here")
