@@ -453,3 +453,22 @@ func (n *Node) plain() any {
 	}
 	return m
 }
+
+// Paths lists where the values of the document are, in the form that Set takes.
+func (d *Document) Paths() []string {
+	var all []string
+	var walk func(n *Node, at string)
+	walk = func(n *Node, at string) {
+		if at != "" {
+			all = append(all, at)
+		}
+		for i, k := range n.keys {
+			walk(n.values[i], join(at, k.text))
+		}
+		for i, item := range n.items {
+			walk(item, join(at, strconv.Itoa(i)))
+		}
+	}
+	walk(d.Root, "")
+	return all
+}
