@@ -438,17 +438,29 @@ func TestFullDiskIsTheUsersToClearAndLosesNoEnd(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	r := open(t, dir, seeded(t))
 	task := witness("full", "/dev/null")
-	task.Command = `echo on; head -c 2000000 /dev/zero > outputs/x; head -c 2000000 /dev/zero > outputs/y; echo told; exit 9`
+	task.Command = `echo on; echo > outputs/y; head -c 2000000 /dev/zero > outputs/x; head -c 2000000 /dev/zero >> outputs/y; exit 9`
 	if err := r.Launch(t.Context(), task); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond)
+	var disk syscall.Statfs_t
+	for disk.Blocks == 0 || disk.Bavail > 0 {
+		if err := syscall.Statfs(dir, &disk); err != nil {
+			t.Fatal(err)
+		}
+	}
 	other := witness("second", "/dev/null")
 	if err := r.Launch(t.Context(), other); !fault.Is(err, fault.StorageFull) {
 		t.Errorf("a launch on a full disk: %v", err)
 	}
-	if err := os.Truncate(filepath.Join(r.dir(folder(task.ID)), workDir, "outputs/x"), 0); err != nil {
-		t.Fatal(err)
+	// The end cannot be written down until the command's files are gone.
+	time.Sleep(200 * time.Millisecond)
+	for !exists(r.dir(folder(task.ID)), exitFile) {
+		for _, file := range []string{"x", "y"} {
+			if err := os.Truncate(filepath.Join(r.dir(folder(task.ID)), workDir, "outputs", file), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	if o := end(t, r, task.ID); o.Exit.Code != 9 || o.Exit.Lost != "" {
 		t.Errorf("%+v", o.Exit)

@@ -60,10 +60,7 @@ func (s *stager) input(ctx context.Context, in compute.Input) error {
 	switch {
 	case err == nil:
 		return nil
-	case fault.Is(err, fault.Missing):
-		if in.URL != "" {
-			return err
-		}
+	case in.URL == "" && fault.Is(err, fault.Missing):
 		return fault.NotFound("input %q is not there: container %q holds no %q; check the path, or upload the data again",
 			in.Name, in.From.Container.Name, in.From.Prefix).At(at).From(err)
 	case fault.Find(err) != nil:
@@ -204,13 +201,13 @@ func roomLeft(err error) error {
 func (s *stager) download(ctx context.Context, in compute.Input, to string) error {
 	u, err := url.Parse(in.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fault.Invalid("input %q: its address must begin with https:// or http://", in.Name).At("inputs." + in.Name)
+		return fault.Invalid("its address must begin with https:// or http://")
 	}
 	// What follows the path may be a signature, and does not go into messages.
 	shown := (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.URL, nil)
 	if err != nil {
-		return fault.Invalid("input %q: %s is no web address", in.Name, shown).At("inputs." + in.Name)
+		return fault.Invalid("%s is no web address", shown)
 	}
 	res, err := s.cfg.HTTP.Do(req)
 	if err != nil {
@@ -221,19 +218,19 @@ func (s *stager) download(ctx context.Context, in compute.Input, to string) erro
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return fault.Invalid("input %q: %s cannot be reached from the server: %v", in.Name, shown, err).At("inputs." + in.Name)
+		return fault.Invalid("%s cannot be reached from the server: %v", shown, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fault.NotFound("input %q: %s answers %d %s", in.Name, shown, res.StatusCode, http.StatusText(res.StatusCode)).At("inputs." + in.Name)
+		return fault.NotFound("%s answers %d %s", shown, res.StatusCode, http.StatusText(res.StatusCode))
 	}
 	body := &counted{r: res.Body, left: s.cfg.MaxURL}
 	err = s.file(ctx, body, to, 0o644)
 	switch {
 	case body.over:
-		return fault.New(fault.TooLarge, "InputTooLarge", "input %q: %s is larger than %d bytes", in.Name, shown, s.cfg.MaxURL).At("inputs." + in.Name)
+		return fault.New(fault.TooLarge, "InputTooLarge", "%s is larger than %d bytes", shown, s.cfg.MaxURL)
 	case body.err != nil && ctx.Err() == nil:
-		return fault.Invalid("input %q: reading %s broke off: %v", in.Name, shown, body.err).At("inputs." + in.Name)
+		return fault.Invalid("reading %s broke off: %v", shown, body.err)
 	}
 	return s.writing(to, err)
 }

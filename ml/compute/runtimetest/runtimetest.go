@@ -444,7 +444,7 @@ func webInput(s *suite) {
 		t.Inputs = []compute.Input{{Name: "w", Path: "inputs/w", File: true, URL: address}}
 		err := s.Runtime.Launch(s.Context(), t)
 		f := fault.Find(err)
-		if f == nil || f.Kind != fault.Missing && f.Kind != fault.BadRequest || !strings.Contains(f.Message, `"w"`) || strings.Contains(f.Message, "hush") {
+		if f == nil || f.Kind != fault.Missing && f.Kind != fault.BadRequest || strings.Count(f.Message, `input "w"`) != 1 || strings.Contains(f.Message, "hush") {
 			s.Errorf("%s: %v", address, err)
 		}
 	}
@@ -618,7 +618,11 @@ func stopWhileStaging(s *suite) {
 			s.Error(err)
 		}
 	})
-	<-asked
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		s.Fatal("the input was not asked for")
+	}
 	o, ok := s.look(s.Runtime, t.ID)
 	s.equal("phase", fmt.Sprintln(o.Phase, ok), "Staging true\n")
 	s.ok(s.Runtime.Stop(s.Context(), t.ID))
