@@ -1,0 +1,105 @@
+# make            builds bin/lapis
+# make demo       trains a model on a server of its own, as a user would
+# make test       what must pass: Go with the race detector, unmodified clients, crashes
+# make lint       gofmt, go vet, staticcheck, govulncheck
+# make bench      the figures of docs/benchmarks.md
+# make soak       the long forms of the tests
+# make fuzz       each fuzz target for FUZZTIME
+#
+# All that these need besides Go, Python 3.11 and a C compiler (for the race
+# detector) is put into .tools, at the versions pinned in tools/go.mod and
+# tests/requirements-*.txt.
+
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := build
+
+# Results of test runs, as JUnit files.
+RESULTS := .cache/results
+
+PYTHON   ?= python3
+FUZZTIME ?= 20s
+
+# uv builds the environments of jobs and of the test clients. One on the PATH
+# is used as it is.
+UV := $(or $(LAPIS_UV),$(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/uv/bin/uv)
+export LAPIS_UV := $(UV)
+
+GOTOOL := go tool -modfile=tools/go.mod
+RACE   := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+.PHONY: build
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.stamp=$(VERSION)" -o bin/lapis ./cmd/lapis
+
+.PHONY: demo
+demo: build $(UV)
+	@scripts/demo.sh
+
+.PHONY: test
+test: test-go test-sdk test-crash
+	@$(PYTHON) tests/tally.py $(RESULTS)
+
+.PHONY: test-go
+test-go: $(UV)
+	@mkdir -p $(RESULTS)
+	@[ -n "$(RACE)" ] || echo "No C compiler found: the Go tests run without the race detector. Remedy: apt-get install gcc libc6-dev"
+	CGO_ENABLED=$(if $(RACE),1,0) $(GOTOOL) gotestsum --format pkgname-and-test-fails --junitfile $(RESULTS)/go.xml -- $(RACE) -timeout 15m ./...
+
+.PHONY: test-sdk
+test-sdk: build .tools/sdk/ready
+	tests/run.sh .tools/sdk $(RESULTS)/sdk.xml tests/sdk $(ARGS)
+
+# The same walk with the oldest SDK that is still in use.
+.PHONY: test-sdk-1.15
+test-sdk-1.15: build .tools/sdk-1.15/ready
+	tests/run.sh .tools/sdk-1.15 $(RESULTS)/sdk-1.15.xml tests/sdk $(ARGS)
+
+.PHONY: test-crash
+test-crash: build .tools/sdk/ready
+	tests/run.sh .tools/sdk $(RESULTS)/crash.xml tests/crash $(ARGS)
+
+.PHONY: soak
+soak: build .tools/sdk/ready
+	LAPIS_CRASHES=200 tests/run.sh .tools/sdk $(RESULTS)/soak.xml tests/crash -s $(ARGS)
+
+.PHONY: bench
+bench: build .tools/sdk/ready
+	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
+	tests/run.sh .tools/sdk $(RESULTS)/bench.xml tests/bench -s $(ARGS)
+
+.PHONY: fuzz
+fuzz:
+	@set -e; grep -rlE '^func Fuzz' --include '*_test.go' . | sort | while read -r file; do \
+	  for target in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | cut -d' ' -f2); do \
+	    echo "== $$(dirname "$$file") $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+	  done; \
+	done
+
+.PHONY: lint
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	$(GOTOOL) staticcheck ./...
+	@scripts/vulnerabilities.sh
+
+.PHONY: clean
+clean:
+	rm -rf bin .cache
+
+.PHONY: distclean
+distclean: clean
+	rm -rf .tools
+
+$(CURDIR)/.tools/uv/bin/uv: tests/requirements-uv.txt
+	$(PYTHON) -m venv .tools/uv || { echo "Remedy: apt-get install python3-venv"; exit 1; }
+	.tools/uv/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.tools/%/ready: tests/requirements-%.txt | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 .tools/$*
+	$(UV) pip install --quiet --python .tools/$*/bin/python -r $<
+	touch $@
