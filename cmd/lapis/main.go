@@ -132,8 +132,14 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// version is the module's version, or the commit it was built from.
+// stamp is the version that the build was told.
+var stamp string
+
+// version is the one the build was told, else the module's, else the commit.
 func version() string {
+	if stamp != "" {
+		return stamp
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
