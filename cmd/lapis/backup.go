@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -95,11 +96,11 @@ func backup(ctx context.Context, data, file string, out io.Writer) (err error) {
 	if err := copyDatabase(ctx, f.path("lapis.db"), filepath.Join(snapshot, "lapis.db")); err != nil {
 		return fmt.Errorf("copy the database: %w", err)
 	}
-	if err := freeze(ctx, f.path("blobs"), filepath.Join(snapshot, "blobs")); err != nil {
+	if err := freeze(ctx, f.path("blobs"), filepath.Join(snapshot, "blobs"), halfWritten); err != nil {
 		return fmt.Errorf("copy the blobs: %w", err)
 	}
 	for _, name := range backedUp {
-		if err := freeze(ctx, f.path(name), filepath.Join(snapshot, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := freeze(ctx, f.path(name), filepath.Join(snapshot, name), temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("copy %s: %w", name, err)
 		}
 	}
@@ -160,8 +161,22 @@ func (u *urlPath) String() string {
 // freeze copies a file or a folder as it is at one moment. Files that are only
 // ever replaced, never written in place, are linked: it takes no room and no
 // time. A folder whose files change meanwhile is done again, so that files
-// which belong together (a blob's header and its bytes) do.
-func freeze(ctx context.Context, from, to string) error {
+// which belong together (a blob's header and its bytes) do. What is left out is
+// told by the path below from; a folder that is left out is there, and empty.
+func freeze(ctx context.Context, from, to string, without func(path string) bool) error {
+	return freezeBelow(ctx, from, to, ".", without)
+}
+
+// halfWritten tells where backend/disk keeps what is not a blob yet, or no more.
+func halfWritten(path string) bool {
+	parts := strings.Split(path, "/")
+	return len(parts) == 3 && parts[2] == "tmp" || path == ".trash"
+}
+
+// temporary tells which files folder.write has not finished.
+func temporary(path string) bool { return strings.HasPrefix(filepath.Base(path), ".new-") }
+
+func freezeBelow(ctx context.Context, from, to, at string, without func(string) bool) error {
 	info, err := os.Lstat(from)
 	if err != nil {
 		return err
@@ -169,80 +184,89 @@ func freeze(ctx context.Context, from, to string) error {
 	if !info.IsDir() {
 		return link(from, to)
 	}
-	const tries = 100
-	for try := 0; ; try++ {
+	if err := os.MkdirAll(to, info.Mode().Perm()|0o700); err != nil || without(at) {
+		return err
+	}
+	done := map[string]bool{} // folders below
+	const tries = 1000
+	for range tries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := freezeFolder(ctx, from, to, info.Mode().Perm())
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, errMoved) || try == tries {
-			return err
-		}
-		if err := os.RemoveAll(to); err != nil {
-			return err
-		}
-	}
-}
-
-// errMoved says that a folder changed while it was copied.
-var errMoved = errors.New("the folder keeps changing")
-
-func freezeFolder(ctx context.Context, from, to string, mode fs.FileMode) error {
-	before, err := filesIn(from)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(to, mode|0o700); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		name := e.Name()
-		if strings.HasPrefix(name, ".new-") || name == ".trash" || name == "tmp" && e.IsDir() {
-			continue // half-written, or thrown away
-		}
-		if e.IsDir() {
-			err = freeze(ctx, filepath.Join(from, name), filepath.Join(to, name))
-		} else {
-			err = link(filepath.Join(from, name), filepath.Join(to, name))
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return errMoved
-		}
+		folders, steady, err := freezeFiles(from, to, at, without)
 		if err != nil {
 			return err
 		}
-	}
-	after, err := filesIn(from)
-	if err != nil {
-		return err
-	}
-	if len(after) != len(before) {
-		return errMoved
-	}
-	for name, inode := range before {
-		if after[name] != inode {
-			return errMoved
+		if !steady {
+			continue
+		}
+		for _, name := range folders {
+			if done[name] {
+				continue
+			}
+			err := freezeBelow(ctx, filepath.Join(from, name), filepath.Join(to, name), path.Join(at, name), without)
+			if errors.Is(err, fs.ErrNotExist) {
+				// It is gone, and maybe the file that named it has changed.
+				steady = false
+				if err := os.RemoveAll(filepath.Join(to, name)); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			done[name] = true
+		}
+		if steady {
+			return nil
 		}
 	}
-	return nil
+	return fmt.Errorf("%s keeps changing", from)
 }
 
-// filesIn tells which files a folder holds, by inode.
-func filesIn(dir string) (map[string]uint64, error) {
+// freezeFiles links the files of a folder, and tells whether they were the same
+// ones all the while. The folders below are those that were there meanwhile.
+func freezeFiles(from, to, at string, without func(string) bool) (folders []string, steady bool, err error) {
+	before, _, err := filesIn(from, at, without)
+	if err != nil {
+		return nil, false, err
+	}
+	old, _, err := filesIn(to, at, without)
+	if err != nil {
+		return nil, false, err
+	}
+	for name := range old { // of an earlier try
+		if err := os.Remove(filepath.Join(to, name)); err != nil {
+			return nil, false, err
+		}
+	}
+	for name := range before {
+		err := link(filepath.Join(from, name), filepath.Join(to, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	after, folders, err := filesIn(from, at, without)
+	return folders, maps.Equal(before, after), err
+}
+
+// filesIn tells which files a folder holds, by inode, and which folders.
+func filesIn(dir, at string, without func(string) bool) (files map[string]uint64, folders []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	files := map[string]uint64{}
+	files = map[string]uint64{}
 	for _, e := range entries {
-		if e.IsDir() || strings.HasPrefix(e.Name(), ".new-") {
+		if e.IsDir() {
+			folders = append(folders, e.Name())
+			continue
+		}
+		if without(path.Join(at, e.Name())) {
 			continue
 		}
 		info, err := e.Info()
@@ -250,13 +274,13 @@ func filesIn(dir string) (map[string]uint64, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			files[e.Name()] = st.Ino
 		}
 	}
-	return files, nil
+	return files, folders, nil
 }
 
 // link links a file, or copies it where the file system cannot link.

@@ -337,6 +337,34 @@ func (s *instance) get(t *testing.T, token, path string) int {
 	return resp.StatusCode
 }
 
+// container is the path of the container of the workspace's default datastore.
+func (s *instance) container(t *testing.T, token string) string {
+	t.Helper()
+	status, m := s.call(t, token, "GET", s.workspace(t)+"/datastores/workspaceblobstore", "")
+	p, ok := m["properties"].(map[string]any)
+	if !ok {
+		t.Fatal(status, m)
+	}
+	return fmt.Sprintf("/blob/%s/%s", p["accountName"], p["containerName"])
+}
+
+func (s *instance) download(t *testing.T, token, path string) string {
+	t.Helper()
+	r, _ := http.NewRequest("GET", s.info.Plain+path, nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	r.Header.Set("x-ms-version", "2025-05-05")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%s: %s %v %s", path, resp.Status, err, b)
+	}
+	return string(b)
+}
+
 func contents(t *testing.T, dir string, names []string) []string {
 	var out []string
 	for _, n := range names {
@@ -494,10 +522,34 @@ func TestABackupHoldsAllAndIsRestoredWhole(t *testing.T) {
 	for n := range 20 {
 		put(n)
 	}
-	os.WriteFile(filepath.Join(s.dir, "blobs", "a file"), []byte("of bytes"), 0o600)
+	// Blobs that are replaced all the time: whichever version the backup has
+	// must be whole.
+	container := s.container(t, token)
+	text := func(n int) string { return strings.Repeat(fmt.Sprintf("%08d", n), 1000) }
+	upload := func(key string, n int) {
+		r, _ := http.NewRequest("PUT", s.info.Plain+container+"/"+key, strings.NewReader(text(n)))
+		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Set("x-ms-version", "2025-05-05")
+		r.Header.Set("x-ms-blob-type", "BlockBlob")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 201 {
+			t.Errorf("upload: %s", resp.Status)
+		}
+	}
+	const blobs = 5
+	for n := range blobs {
+		upload(fmt.Sprintf("folder/b%d", n), n)
+	}
 
 	stop := make(chan bool) // others go on writing
 	var writers sync.WaitGroup
+	finish := sync.OnceFunc(func() { close(stop); writers.Wait() })
+	defer finish()
 	writers.Go(func() {
 		for n := 100; ; n++ {
 			select {
@@ -505,6 +557,7 @@ func TestABackupHoldsAllAndIsRestoredWhole(t *testing.T) {
 				return
 			default:
 				put(n)
+				upload(fmt.Sprintf("folder/b%d", n%blobs), n)
 			}
 		}
 	})
@@ -527,8 +580,11 @@ func TestABackupHoldsAllAndIsRestoredWhole(t *testing.T) {
 				t.Errorf("%s: g%d: %d", name, n, status)
 			}
 		}
-		if b := contents(t, dir, []string{"blobs/a file"}); b[0] != "of bytes" {
-			t.Errorf("the blob is %q", b[0])
+		for n := range blobs {
+			got := r.download(t, token, container+fmt.Sprintf("/folder/b%d", n))
+			if len(got) != len(text(0)) || strings.Repeat(got[:8], 1000) != got {
+				t.Errorf("%s: blob %d is not whole: %d bytes", name, n, len(got))
+			}
 		}
 		r.stop(syscall.SIGTERM)
 
@@ -543,8 +599,7 @@ func TestABackupHoldsAllAndIsRestoredWhole(t *testing.T) {
 			}
 		}
 	}
-	close(stop)
-	writers.Wait()
+	finish()
 	if left, _ := filepath.Glob(filepath.Join(s.dir, ".backup-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
