@@ -188,17 +188,11 @@ func (s *Service) admit(ctx context.Context, c *resource.Change) error {
 		Workspace: site.GUID, ID: c.New.ID.Name(), Parent: j.ParentJob, Job: true,
 		Name: j.DisplayName, Description: j.Description, User: c.Caller.Name, Tags: orEmpty(j.Tags), Properties: orEmpty(j.Properties),
 		Status: tracking.NotStarted, Hidden: j.IsArchived, Created: tracking.Millis(s.Now()),
-		Artifact: Artifacts(c.New.ID.Name()),
 	}})
 	return nil
 }
 
 const maxDisplayName = 255
-
-// Artifacts is the artefact root of a job's run, as MLflow shows it.
-func Artifacts(job string) string {
-	return "mlflow-artifacts:/" + ml.RunFolder(job)[:len(ml.RunFolder(job))-1]
-}
 
 func orEmpty(m map[string]string) map[string]string {
 	if m == nil {
