@@ -65,7 +65,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	if v := r.URL.Query().Get("api-version"); !apiVersion.MatchString(v) {
 		return fault.New(fault.BadRequest, "InvalidApiVersionParameter", "The api-version '%s' is invalid. The supported form is 'YYYY-MM-DD', with '-preview' or another suffix if there is one; send it as the query parameter api-version.", v).At("api-version")
 	}
-	a, err := resource.ParseAddress(r.URL.EscapedPath())
+	// The SDK asks for /data/azureml:NAME when a job's input is azureml:NAME@latest.
+	a, err := resource.ParseAddress(assetPrefix.ReplaceAllString(r.URL.EscapedPath(), "/"))
 	if err != nil {
 		return err
 	}
@@ -102,6 +103,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	return fault.New(fault.NotAllowed, "MethodNotAllowed", "The method %s is not known here.", r.Method)
 }
+
+var assetPrefix = regexp.MustCompile(`/(?i:azureml(?::|%3A))`)
 
 func addressType(a resource.Address) string {
 	if a.Tail == "" {
@@ -283,7 +286,7 @@ type listBody struct {
 // readOptions reads the query parameters that mean the same for every type.
 func readOptions(o resource.Options, q *resource.Query) error {
 	yes, no := true, false
-	switch view := strings.ToLower(o["listviewtype"]); view {
+	switch view := strings.ToLower(strings.ReplaceAll(o["listviewtype"], "_", "")); view {
 	case "", "activeonly", "enabledonly":
 		q.Archived = &no
 	case "archivedonly", "disabledonly":

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"lapis/edge"
@@ -53,11 +54,14 @@ type Config struct {
 type Server struct {
 	Config
 	routes []route
+
+	mu   sync.Mutex
+	late map[string]time.Time // run and caller → when it last asked
 }
 
 // New makes a server.
 func New(c Config) *Server {
-	s := &Server{Config: c}
+	s := &Server{Config: c, late: map[string]time.Time{}}
 	for _, r := range []route{
 		{method: "GET", path: `runs/([^/]+)/details`, permission: "jobs/read", handle: s.details},
 		{method: "GET", path: `runs/([^/]+)/children`, permission: "jobs/read", handle: s.children},
@@ -301,8 +305,12 @@ func (s *Server) details(c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	status := r.Status
+	if s.holdBack(c, r) && status.Terminal() {
+		status = tracking.Finalizing
+	}
 	doc := map[string]any{
-		"runId": r.ID, "target": nil, "status": string(r.Status), "startTimeUtc": utc(r.Start), "endTimeUtc": utc(r.End),
+		"runId": r.ID, "target": nil, "status": string(status), "startTimeUtc": utc(r.Start), "endTimeUtc": utc(r.End),
 		"properties": orEmpty(r.Properties), "inputDatasets": []any{}, "outputDatasets": []any{}, "runDefinition": nil,
 		"logFiles": logs, "warnings": warnings(r), "submittedBy": r.User, "error": runError(r),
 	}
@@ -311,6 +319,40 @@ func (s *Server) details(c call) (any, error) {
 	}
 	return doc, nil
 }
+
+// heldFor is how long a caller is taken to be the one that asked before.
+const heldFor = 90 * time.Second
+
+// holdBack tells whether this caller asks for the first time in a while, and is
+// to hear Finalizing if the job has ended. The SDK prints logs only after it
+// has seen a job in progress: it would show nothing of a job that ended before
+// the first time it asks.
+func (s *Server) holdBack(c call, r tracking.Run) bool {
+	if !sdkVersion.MatchString(c.client) {
+		return false
+	}
+	key := r.Workspace + "/" + r.ID + "/" + c.caller.ID
+	now := s.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told, again := s.late[key]
+	if again = again && now.Sub(told) < heldFor; again && r.Status.Terminal() {
+		delete(s.late, key) // the stream ends here; the next one begins anew
+		return false
+	}
+	if len(s.late) > maxLate {
+		for k, told := range s.late {
+			if now.Sub(told) >= heldFor {
+				delete(s.late, k)
+			}
+		}
+	}
+	s.late[key] = now
+	return !again
+}
+
+// maxLate is how many callers are remembered before old ones are forgotten.
+const maxLate = 10_000
 
 // logFolders are the folders of a run's artefacts that hold logs.
 var logFolders = []string{"user_logs/", "azureml-logs/", "logs/", "system_logs/"}

@@ -83,7 +83,7 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 			if re == armLabel {
 				version = "@" + version
 			}
-			return ofAsset(ctx, store, workspace, m[2], m[3], version)
+			return ofAsset(ctx, store, workspace, m[2], strings.TrimPrefix(m[3], "azureml:"), version)
 		}
 	}
 	if m := named.FindStringSubmatch(uri); m != nil {
