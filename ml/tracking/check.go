@@ -140,3 +140,14 @@ func RunDeleted(id string) error {
 func missing(format string, args ...any) *fault.Error {
 	return fault.NotFound(format, args...).With("RESOURCE_DOES_NOT_EXIST")
 }
+
+// CheckTagKey refuses the key of a tag that cannot be kept.
+func CheckTagKey(key string) error {
+	if err := checkName(key, "key"); err != nil {
+		return err
+	}
+	if longer(key, maxKey) {
+		return tooLong("key", maxKey)
+	}
+	return nil
+}

@@ -19,12 +19,6 @@ import (
 // DefaultName is the name of the experiment that runs go to when none is named.
 const DefaultName = "Default"
 
-// ArtifactRoot is where a run's artefacts are, in an experiment that names no
-// place of its own.
-func ArtifactRoot(experiment, run string) string {
-	return "mlflow-artifacts:/" + experiment + "/" + run + "/artifacts"
-}
-
 // Service has the rules of experiments and runs, in MLflow's words: what is
 // checked, what follows from what, and the errors that clients know.
 type Service struct {
@@ -815,6 +809,16 @@ func (g *Grammar) orders(list []string) ([]Order, error) {
 		orders = append(orders, o)
 	}
 	return orders, nil
+}
+
+// Page cuts one page out of a sorted list; token is the next of the page before.
+func Page[T any](list []T, token string, limit int, id func(T) string) (page []T, next string, err error) {
+	t, err := parseToken(token)
+	if err != nil {
+		return nil, "", err
+	}
+	page, next = paged(list, t, limit, id)
+	return page, next, nil
 }
 
 // paged cuts the page after t out of a sorted list.

@@ -1,0 +1,762 @@
+// Package registry is MLflow's model registry over the model assets of a
+// workspace: a registered model is the asset's container, a model version the
+// asset's version. What only MLflow knows sits in their member "mlflow".
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lapis/fault"
+	"lapis/ml/tracking"
+	"lapis/resource"
+	"lapis/resource/identity"
+	"lapis/resource/manager"
+)
+
+// The types of the assets.
+const (
+	modelType   = "Microsoft.MachineLearningServices/workspaces/models"
+	versionType = modelType + "/versions"
+)
+
+// Registry has the rules of registered models and their versions, in MLflow's
+// words.
+type Registry struct {
+	manager *manager.Manager
+	runs    *tracking.Service
+
+	// workspace is the resource of the workspace with a GUID.
+	workspace func(ctx context.Context, guid string) (resource.ID, error)
+}
+
+// New returns the registry. Writes go the manager's road, as the principal
+// that the context carries.
+func New(m *manager.Manager, runs *tracking.Service, workspace func(ctx context.Context, guid string) (resource.ID, error)) *Registry {
+	return &Registry{manager: m, runs: runs, workspace: workspace}
+}
+
+// Model is a registered model.
+type Model struct {
+	Name        string
+	Description string
+	Tags        map[string]string
+	Aliases     map[string]string // alias → version
+	Created     int64             // Unix ms
+	Updated     int64             // Unix ms
+}
+
+// Version is a version of a registered model.
+type Version struct {
+	Name, Number string
+	Description  string
+	Tags         map[string]string
+	Aliases      []string
+	Stage        string // None, Staging, Production, Archived
+	Source       string // as the client gave it
+	Run          string // id of the run that made it
+	RunLink      string
+	Model        string // id of the logged model it is
+	User         string
+	Created      int64 // Unix ms
+	Updated      int64 // Unix ms
+
+	path string // where its bytes lie, of a version that Azure ML's clients made
+}
+
+// Stages of a version.
+var stages = []string{"None", "Staging", "Production", "Archived"}
+
+func invalid(format string, args ...any) *fault.Error {
+	return fault.Invalid(format, args...).With("INVALID_PARAMETER_VALUE")
+}
+
+func modelMissing(name string) error {
+	return fault.NotFound("Registered Model with name=%s not found", name).With("RESOURCE_DOES_NOT_EXIST")
+}
+
+func versionMissing(name, version string) error {
+	return fault.NotFound("Model Version (name=%s, version=%s) not found", name, version).With("RESOURCE_DOES_NOT_EXIST")
+}
+
+// only is the member of an asset that MLflow alone knows.
+type only struct {
+	Aliases map[string]string `json:"aliases,omitempty"`
+	Updated int64             `json:"updated,omitempty"`
+	Source  string            `json:"source,omitempty"`
+	Run     string            `json:"runId,omitempty"`
+	RunLink string            `json:"runLink,omitempty"`
+	Model   string            `json:"modelId,omitempty"`
+	User    string            `json:"user,omitempty"`
+}
+
+// properties are those of an asset that the registry reads.
+type properties struct {
+	Description string            `json:"description"`
+	Tags        map[string]string `json:"tags"`
+	Stage       string            `json:"stage"`
+	ModelURI    string            `json:"modelUri"`
+	JobName     string            `json:"jobName"`
+	MLflow      only              `json:"mlflow"`
+}
+
+func decode(r resource.Resource) (properties, error) {
+	var p properties
+	err := json.Unmarshal(r.Properties, &p)
+	return p, err
+}
+
+func (g *Registry) modelID(ctx context.Context, workspace, name string) (resource.ID, error) {
+	if err := checkModelName(name); err != nil {
+		return resource.ID{}, err
+	}
+	w, err := g.workspace(ctx, workspace)
+	if err != nil {
+		return resource.ID{}, err
+	}
+	id := w.Child("models", name)
+	if id.Zero() {
+		return id, invalid("Invalid model name: %q.", name)
+	}
+	return id, nil
+}
+
+func checkModelName(name string) error {
+	if name == "" {
+		return invalid("Registered model name cannot be empty.")
+	}
+	if strings.ContainsAny(name, "/:") {
+		return invalid("Invalid model name: '%s'. Names cannot contain '/' or ':'.", name)
+	}
+	if len(name) > 255 || strings.ContainsAny(name, `\?#%`) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) {
+		return invalid("Invalid model name: %q. A name has 1 to 255 characters without '/', ':', '\\', '?', '#' and '%%'.", name)
+	}
+	return nil
+}
+
+func (g *Registry) get(ctx context.Context, id resource.ID) (resource.Resource, error) {
+	return g.manager.Get(ctx, identity.Of(ctx), id, resource.View{})
+}
+
+func modelOf(r resource.Resource) (Model, error) {
+	p, err := decode(r)
+	m := Model{Name: r.ID.Name(), Description: p.Description, Tags: p.Tags, Aliases: p.MLflow.Aliases,
+		Created: r.Created.At.UnixMilli(), Updated: max(r.Updated.At.UnixMilli(), p.MLflow.Updated)}
+	return m, err
+}
+
+func versionOf(r resource.Resource, aliases map[string]string) (Version, error) {
+	p, err := decode(r)
+	v := Version{
+		Name: r.ID.Parent().Name(), Number: r.ID.Name(), Description: p.Description, Tags: p.Tags, Stage: p.Stage,
+		Source: p.MLflow.Source, Run: p.MLflow.Run, RunLink: p.MLflow.RunLink, Model: p.MLflow.Model, User: p.MLflow.User,
+		Created: r.Created.At.UnixMilli(), Updated: max(r.Updated.At.UnixMilli(), p.MLflow.Updated),
+	}
+	if v.Stage == "" {
+		v.Stage = "None"
+	}
+	if v.Source == "" {
+		v.Source, v.path, v.Run = p.ModelURI, p.ModelURI, p.JobName
+	}
+	for alias, of := range aliases {
+		if of == v.Number {
+			v.Aliases = append(v.Aliases, alias)
+		}
+	}
+	slices.Sort(v.Aliases)
+	return v, err
+}
+
+// Model finds a registered model.
+func (g *Registry) Model(ctx context.Context, workspace, name string) (Model, error) {
+	id, err := g.modelID(ctx, workspace, name)
+	if err != nil {
+		return Model{}, err
+	}
+	r, err := g.get(ctx, id)
+	if fault.Is(err, fault.Missing) {
+		return Model{}, modelMissing(name)
+	}
+	if err != nil {
+		return Model{}, err
+	}
+	return modelOf(r)
+}
+
+// put stores an asset with the properties, if it is as it was read.
+func (g *Registry) put(ctx context.Context, id resource.ID, p resource.Document, ifMatch, ifNoneMatch string) (resource.Resource, error) {
+	body := resource.Document{}
+	body.Set("properties", p)
+	reply, err := g.manager.Put(ctx, manager.Request{ID: id, Caller: identity.Of(ctx), Body: body.Raw(), IfMatch: ifMatch, IfNoneMatch: ifNoneMatch})
+	return reply.Resource, err
+}
+
+// change alters an asset's properties; when others write meanwhile it reads
+// and alters again.
+func (g *Registry) change(ctx context.Context, id resource.ID, gone error, alter func(p resource.Document, m *only) error) (resource.Resource, error) {
+	for try := 0; ; try++ {
+		r, err := g.get(ctx, id)
+		if fault.Is(err, fault.Missing) {
+			return r, gone
+		}
+		if err != nil {
+			return r, err
+		}
+		p, err := resource.ParseDocument(r.Properties)
+		if err != nil {
+			return r, err
+		}
+		var m only
+		if raw, ok := p["mlflow"]; ok {
+			if err := json.Unmarshal(raw, &m); err != nil {
+				return r, err
+			}
+		}
+		if err := alter(p, &m); err != nil {
+			return r, err
+		}
+		m.Updated = time.Now().UnixMilli()
+		p.Set("mlflow", m)
+		r, err = g.put(ctx, id, p, r.Etag, "")
+		if fault.Is(err, fault.PreconditionFailed) && try < 16 {
+			continue
+		}
+		return r, err
+	}
+}
+
+func asMap(tags []tracking.Tag) map[string]string {
+	m := make(map[string]string, len(tags))
+	for _, t := range tags {
+		m[t.Key] = t.Value
+	}
+	return m
+}
+
+// CreateModel makes a registered model.
+func (g *Registry) CreateModel(ctx context.Context, workspace, name, description string, tags []tracking.Tag) (Model, error) {
+	for _, t := range tags {
+		if err := checkTag(t); err != nil {
+			return Model{}, err
+		}
+	}
+	id, err := g.modelID(ctx, workspace, name)
+	if err != nil {
+		return Model{}, err
+	}
+	p := resource.Document{}
+	p.Set("tags", asMap(tags))
+	p.Set("mlflow", only{})
+	if description != "" {
+		p.Set("description", description)
+	}
+	r, err := g.put(ctx, id, p, "", "*")
+	if fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict) {
+		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", name).With("RESOURCE_ALREADY_EXISTS").From(err)
+	}
+	if err != nil {
+		return Model{}, err
+	}
+	return modelOf(r)
+}
+
+func checkTag(t tracking.Tag) error {
+	if t.Key == "" {
+		return invalid("Missing value for required parameter 'key'.")
+	}
+	if err := tracking.CheckTagKey(t.Key); err != nil {
+		return err
+	}
+	if len(t.Value) > 100_000 {
+		return invalid("'value' exceeds the maximum length of 100000 characters")
+	}
+	return nil
+}
+
+// UpdateModel sets the description of a registered model.
+func (g *Registry) UpdateModel(ctx context.Context, workspace, name, description string) (Model, error) {
+	return g.changeModel(ctx, workspace, name, func(p resource.Document, _ *only) error {
+		p.Set("description", description)
+		return nil
+	})
+}
+
+func (g *Registry) changeModel(ctx context.Context, workspace, name string, alter func(p resource.Document, m *only) error) (Model, error) {
+	id, err := g.modelID(ctx, workspace, name)
+	if err != nil {
+		return Model{}, err
+	}
+	r, err := g.change(ctx, id, modelMissing(name), alter)
+	if err != nil {
+		return Model{}, err
+	}
+	return modelOf(r)
+}
+
+func tagsOf(p resource.Document) map[string]string {
+	tags := map[string]string{}
+	_ = json.Unmarshal(p["tags"], &tags)
+	return tags
+}
+
+// SetModelTag sets a tag of a registered model.
+func (g *Registry) SetModelTag(ctx context.Context, workspace, name string, t tracking.Tag) error {
+	if err := checkTag(t); err != nil {
+		return err
+	}
+	_, err := g.changeModel(ctx, workspace, name, setTag(t))
+	return err
+}
+
+func setTag(t tracking.Tag) func(p resource.Document, _ *only) error {
+	return func(p resource.Document, _ *only) error {
+		tags := tagsOf(p)
+		tags[t.Key] = t.Value
+		p.Set("tags", tags)
+		return nil
+	}
+}
+
+func deleteTag(key string) func(p resource.Document, _ *only) error {
+	return func(p resource.Document, _ *only) error {
+		tags := tagsOf(p)
+		delete(tags, key)
+		p.Set("tags", tags)
+		return nil
+	}
+}
+
+// DeleteModelTag removes a tag of a registered model; one that is not there is
+// no error.
+func (g *Registry) DeleteModelTag(ctx context.Context, workspace, name, key string) error {
+	_, err := g.changeModel(ctx, workspace, name, deleteTag(key))
+	return err
+}
+
+// DeleteModel removes a registered model with all its versions.
+func (g *Registry) DeleteModel(ctx context.Context, workspace, name string) error {
+	id, err := g.modelID(ctx, workspace, name)
+	if err != nil {
+		return err
+	}
+	if _, err := g.get(ctx, id); err != nil {
+		if fault.Is(err, fault.Missing) {
+			return modelMissing(name)
+		}
+		return err
+	}
+	_, err = g.manager.Delete(ctx, manager.Request{ID: id, Caller: identity.Of(ctx)})
+	return err
+}
+
+// RenameModel gives a registered model, its versions and aliases another name.
+func (g *Registry) RenameModel(ctx context.Context, workspace, name, to string) (Model, error) {
+	from, err := g.modelID(ctx, workspace, name)
+	if err != nil {
+		return Model{}, err
+	}
+	target, err := g.modelID(ctx, workspace, to)
+	if err != nil {
+		return Model{}, err
+	}
+	old, err := g.get(ctx, from)
+	if fault.Is(err, fault.Missing) {
+		return Model{}, modelMissing(name)
+	}
+	if err != nil {
+		return Model{}, err
+	}
+	if from.Same(target) {
+		return modelOf(old)
+	}
+	if _, err := g.get(ctx, target); err == nil {
+		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", to).With("RESOURCE_ALREADY_EXISTS")
+	}
+	caller := identity.Of(ctx)
+	versions, err := g.resources(ctx, from)
+	if err != nil {
+		return Model{}, err
+	}
+	// All in one commit, which the manager's road has no word for.
+	now := resource.Stamp{At: time.Now().UTC(), By: caller.Name, ByType: "Application"}
+	batch := resource.Batch{Removals: []resource.Removal{{ID: from, Expect: old.Etag, Deep: true}}}
+	moved := func(r resource.Resource, id resource.ID) {
+		r.ID, r.Updated = id, now
+		batch.Puts = append(batch.Puts, resource.Write{Resource: r, Expect: resource.Absent})
+	}
+	moved(old, target)
+	for _, v := range versions {
+		moved(v, target.Child("versions", v.ID.Name()))
+	}
+	batch.Activities = []resource.Activity{{At: now.At, Caller: caller.Name, CallerID: caller.ID, Action: modelType + "/rename", Resource: from, Result: "Succeeded"}}
+	if _, err := g.manager.Store().Commit(ctx, batch); err != nil {
+		return Model{}, err
+	}
+	return g.Model(ctx, workspace, to)
+}
+
+// resources are the versions of a model, or of a whole workspace.
+func (g *Registry) resources(ctx context.Context, below resource.ID) ([]resource.Resource, error) {
+	q := resource.Query{Type: versionType, Limit: 1000}
+	if below.Is(modelType) {
+		q.Parent = below
+	} else {
+		q.Scope = below
+	}
+	return g.all(ctx, q)
+}
+
+func (g *Registry) all(ctx context.Context, q resource.Query) ([]resource.Resource, error) {
+	var all []resource.Resource
+	for {
+		page, err := g.manager.List(ctx, identity.Of(ctx), q, nil, resource.View{})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Resources...)
+		if page.Next == "" {
+			return all, nil
+		}
+		q.After = page.Next
+	}
+}
+
+// Models returns all registered models of a workspace.
+func (g *Registry) Models(ctx context.Context, workspace string) ([]Model, error) {
+	w, err := g.workspace(ctx, workspace)
+	if err != nil {
+		return nil, err
+	}
+	list, err := g.all(ctx, resource.Query{Type: modelType, Parent: w, Limit: 1000})
+	if err != nil {
+		return nil, err
+	}
+	models := make([]Model, 0, len(list))
+	for _, r := range list {
+		m, err := modelOf(r)
+		if err != nil {
+			return nil, err
+		}
+		models = append(models, m)
+	}
+	return models, nil
+}
+
+// Versions returns the versions of a model, or of all models for "".
+func (g *Registry) Versions(ctx context.Context, workspace, name string) ([]Version, error) {
+	aliases := map[string]map[string]string{}
+	var below resource.ID
+	if name != "" {
+		m, err := g.Model(ctx, workspace, name)
+		if err != nil {
+			return nil, err
+		}
+		aliases[m.Name] = m.Aliases
+		if below, err = g.modelID(ctx, workspace, name); err != nil {
+			return nil, err
+		}
+	} else {
+		models, err := g.Models(ctx, workspace)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range models {
+			aliases[m.Name] = m.Aliases
+		}
+		if below, err = g.workspace(ctx, workspace); err != nil {
+			return nil, err
+		}
+	}
+	list, err := g.resources(ctx, below)
+	if err != nil {
+		return nil, err
+	}
+	versions := make([]Version, 0, len(list))
+	for _, r := range list {
+		v, err := versionOf(r, aliases[r.ID.Parent().Name()])
+		if err != nil {
+			return nil, err
+		}
+		versions = append(versions, v)
+	}
+	return versions, nil
+}
+
+// Version finds a version of a registered model.
+func (g *Registry) Version(ctx context.Context, workspace, name, number string) (Version, error) {
+	m, err := g.Model(ctx, workspace, name)
+	if err != nil {
+		if fault.Is(err, fault.Missing) {
+			err = versionMissing(name, number)
+		}
+		return Version{}, err
+	}
+	id, err := g.versionID(ctx, workspace, name, number)
+	if err != nil {
+		return Version{}, err
+	}
+	r, err := g.get(ctx, id)
+	if fault.Is(err, fault.Missing) {
+		return Version{}, versionMissing(name, number)
+	}
+	if err != nil {
+		return Version{}, err
+	}
+	return versionOf(r, m.Aliases)
+}
+
+func (g *Registry) versionID(ctx context.Context, workspace, name, number string) (resource.ID, error) {
+	id, err := g.modelID(ctx, workspace, name)
+	if err != nil {
+		return id, err
+	}
+	child := id.Child("versions", number)
+	if child.Zero() {
+		return child, invalid("Parameter 'version' must be an integer, got '%s'.", number)
+	}
+	return child, nil
+}
+
+// NewVersion is what CreateVersion is told.
+type NewVersion struct {
+	Name, Source, Run, RunLink, Description, Model string
+	Tags                                           []tracking.Tag
+}
+
+// CreateVersion makes the next version of a registered model.
+func (g *Registry) CreateVersion(ctx context.Context, workspace string, n NewVersion) (Version, error) {
+	for _, t := range n.Tags {
+		if err := checkTag(t); err != nil {
+			return Version{}, err
+		}
+	}
+	id, err := g.modelID(ctx, workspace, n.Name)
+	if err != nil {
+		return Version{}, err
+	}
+	if err := g.checkSource(ctx, workspace, &n); err != nil {
+		return Version{}, err
+	}
+	for try := 0; ; try++ {
+		held, err := g.get(ctx, id)
+		if fault.Is(err, fault.Missing) {
+			return Version{}, modelMissing(n.Name)
+		}
+		if err != nil {
+			return Version{}, err
+		}
+		number, err := g.nextNumber(ctx, held)
+		if err != nil {
+			return Version{}, err
+		}
+		p := resource.Document{}
+		p.Set("tags", asMap(n.Tags))
+		p.Set("stage", "None")
+		p.Set("mlflow", only{Source: n.Source, Run: n.Run, RunLink: n.RunLink, Model: n.Model, User: identity.Of(ctx).Name})
+		if n.Description != "" {
+			p.Set("description", n.Description)
+		}
+		if n.Run != "" {
+			p.Set("jobName", n.Run)
+		}
+		uri, err := g.resolveSource(ctx, workspace, n.Source, 0)
+		if err != nil {
+			return Version{}, err
+		}
+		p.Set("modelUri", uri)
+		if at, ok := assetURI(uri); ok {
+			p.Set("modelUri", at)
+			p.Set("modelType", "mlflow_model")
+		} else {
+			p.Set("modelType", "custom_model")
+		}
+		r, err := g.put(ctx, id.Child("versions", number), p, "", "*")
+		if (fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict)) && try < 16 {
+			continue // another client took the number
+		}
+		if err != nil {
+			return Version{}, err
+		}
+		return versionOf(r, nil)
+	}
+}
+
+// nextNumber is one more than any version that there was.
+func (g *Registry) nextNumber(ctx context.Context, model resource.Resource) (string, error) {
+	var counts struct {
+		Next string `json:"nextVersion"`
+	}
+	_ = json.Unmarshal(model.Status, &counts)
+	next, _ := strconv.ParseInt(counts.Next, 10, 64)
+	if next < 1 {
+		next = 1
+		list, err := g.resources(ctx, model.ID)
+		if err != nil {
+			return "", err
+		}
+		for _, r := range list {
+			if n, err := strconv.ParseInt(r.ID.Name(), 10, 64); err == nil && n >= next {
+				next = n + 1
+			}
+		}
+	}
+	return strconv.FormatInt(next, 10), nil
+}
+
+// changeVersion alters a version.
+func (g *Registry) changeVersion(ctx context.Context, workspace, name, number string, alter func(p resource.Document, m *only) error) (Version, error) {
+	id, err := g.versionID(ctx, workspace, name, number)
+	if err != nil {
+		return Version{}, err
+	}
+	if _, err := g.change(ctx, id, versionMissing(name, number), alter); err != nil {
+		return Version{}, err
+	}
+	return g.Version(ctx, workspace, name, number)
+}
+
+// UpdateVersion sets the description of a version.
+func (g *Registry) UpdateVersion(ctx context.Context, workspace, name, number, description string) (Version, error) {
+	return g.changeVersion(ctx, workspace, name, number, func(p resource.Document, _ *only) error {
+		p.Set("description", description)
+		return nil
+	})
+}
+
+// SetVersionTag sets a tag of a version.
+func (g *Registry) SetVersionTag(ctx context.Context, workspace, name, number string, t tracking.Tag) error {
+	if err := checkTag(t); err != nil {
+		return err
+	}
+	_, err := g.changeVersion(ctx, workspace, name, number, setTag(t))
+	return err
+}
+
+// DeleteVersionTag removes a tag of a version; one that is not there is no error.
+func (g *Registry) DeleteVersionTag(ctx context.Context, workspace, name, number, key string) error {
+	_, err := g.changeVersion(ctx, workspace, name, number, deleteTag(key))
+	return err
+}
+
+// DeleteVersion removes a version and the aliases that name it.
+func (g *Registry) DeleteVersion(ctx context.Context, workspace, name, number string) error {
+	v, err := g.Version(ctx, workspace, name, number)
+	if err != nil {
+		return err
+	}
+	if len(v.Aliases) > 0 {
+		_, err := g.changeModel(ctx, workspace, name, func(_ resource.Document, m *only) error {
+			for alias, of := range m.Aliases {
+				if of == number {
+					delete(m.Aliases, alias)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	id, err := g.versionID(ctx, workspace, name, number)
+	if err != nil {
+		return err
+	}
+	_, err = g.manager.Delete(ctx, manager.Request{ID: id, Caller: identity.Of(ctx)})
+	return err
+}
+
+// stage is the proper spelling of a stage.
+func stage(s string) (string, error) {
+	for _, known := range stages {
+		if strings.EqualFold(known, s) {
+			return known, nil
+		}
+	}
+	return "", invalid("Invalid Model Version stage: %s. Value must be one of None, Staging, Production, Archived.", s)
+}
+
+// MoveVersion puts a version into a stage; with archive, those that are in it
+// are archived.
+func (g *Registry) MoveVersion(ctx context.Context, workspace, name, number, to string, archive bool) (Version, error) {
+	to, err := stage(to)
+	if err != nil {
+		return Version{}, err
+	}
+	if archive && to != "Staging" && to != "Production" {
+		return Version{}, invalid("Model version transition cannot archive existing model versions because '%s' is not an Active stage. Valid stages are Staging, Production", to)
+	}
+	move := func(number, to string) (Version, error) {
+		return g.changeVersion(ctx, workspace, name, number, func(p resource.Document, _ *only) error {
+			p.Set("stage", to)
+			return nil
+		})
+	}
+	v, err := move(number, to)
+	if err != nil || !archive {
+		return v, err
+	}
+	others, err := g.Versions(ctx, workspace, name)
+	if err != nil {
+		return v, err
+	}
+	for _, o := range others {
+		if o.Number != number && o.Stage == to {
+			if _, err := move(o.Number, "Archived"); err != nil {
+				return v, err
+			}
+		}
+	}
+	return v, nil
+}
+
+// LatestVersions returns the newest version in each of the stages; in all, if
+// none is named.
+func (g *Registry) LatestVersions(ctx context.Context, workspace, name string, in []string) ([]Version, error) {
+	wanted := stages
+	if len(in) > 0 {
+		wanted = nil
+		for _, s := range in {
+			s, err := stage(s)
+			if err != nil {
+				return nil, err
+			}
+			wanted = append(wanted, s)
+		}
+	}
+	all, err := g.Versions(ctx, workspace, name)
+	if err != nil {
+		return nil, err
+	}
+	return latest(all, wanted), nil
+}
+
+// latest picks the newest version of each stage.
+func latest(all []Version, in []string) []Version {
+	newest := map[string]Version{}
+	for _, v := range all {
+		if old, ok := newest[v.Stage]; !ok || number(v.Number) > number(old.Number) {
+			newest[v.Stage] = v
+		}
+	}
+	var list []Version
+	for _, s := range in {
+		if v, ok := newest[s]; ok {
+			list = append(list, v)
+			delete(newest, s)
+		}
+	}
+	return list
+}
+
+// number is a version as a number; versions that are none come first.
+func number(version string) int64 {
+	n, err := strconv.ParseInt(version, 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}

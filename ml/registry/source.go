@@ -1,0 +1,188 @@
+package registry
+
+import (
+	"context"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"lapis/fault"
+	"lapis/ml/tracking"
+)
+
+var (
+	loggedModel = regexp.MustCompile(`^models:/(m-[0-9a-zA-Z]+)(/.*)?$`)
+	modelNumber = regexp.MustCompile(`^models:/([^/@]+)/(\d+)$`)
+	modelAlias  = regexp.MustCompile(`^models:/([^/@]+)@([^/]+)$`)
+	runPath     = regexp.MustCompile(`^runs:/+([^/]+)(?:/(.*))?$`)
+)
+
+// promptTag marks models and versions that are prompts: text, without bytes.
+const promptTag = "mlflow.prompt.is_prompt"
+
+func badSource(source, why string) error {
+	return invalid("Invalid model version source: '%s'. %s", source, why)
+}
+
+// checkSource refuses a source that the version may not have, and fills in
+// what it tells: a copy has the run and model of the version it copies.
+func (g *Registry) checkSource(ctx context.Context, workspace string, n *NewVersion) error {
+	for _, t := range n.Tags {
+		if t.Key == promptTag {
+			return nil
+		}
+	}
+	src := n.Source
+	if m := loggedModel.FindStringSubmatch(src); m != nil {
+		if n.Model == "" {
+			n.Model = m[1]
+		}
+		if n.Model != m[1] {
+			return badSource(src, "The model_id request parameter must identify the resource that contains the source.")
+		}
+		_, err := g.runs.Model(ctx, workspace, m[1], false)
+		return err
+	}
+	var of Version
+	var err error
+	if m := modelNumber.FindStringSubmatch(src); m != nil {
+		of, err = g.Version(ctx, workspace, m[1], m[2])
+	} else if m := modelAlias.FindStringSubmatch(src); m != nil {
+		of, err = g.Aliased(ctx, workspace, m[1], m[2])
+	}
+	if err != nil {
+		return err
+	}
+	if of.Name != "" {
+		n.Source = "models:/" + of.Name + "/" + of.Number
+		if n.Run == "" {
+			n.Run = of.Run
+		}
+		if n.Model == "" {
+			n.Model = of.Model
+		}
+		return nil
+	}
+	if m := runPath.FindStringSubmatch(src); m != nil {
+		if !strings.EqualFold(n.Run, m[1]) {
+			return badSource(src, "The run_id request parameter must identify the resource that contains the source.")
+		}
+		_, err := g.runs.Run(ctx, workspace, m[1])
+		return err
+	}
+	return g.checkAddress(ctx, workspace, src, n)
+}
+
+// checkAddress checks a source that is the address of bytes.
+func (g *Registry) checkAddress(ctx context.Context, workspace, src string, n *NewVersion) error {
+	u, err := url.Parse(src)
+	if err != nil || u.Scheme == "" || u.Scheme == "file" || len(u.Scheme) == 1 {
+		return badSource(src, "To use a local path as a model version source, the run_id request parameter has to be specified and the local path has to be contained within the artifact directory of the run specified by the run_id.")
+	}
+	plain := src
+	for range 4 {
+		if strings.Contains(plain, "..") {
+			for part := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r == '/' || r == '\\' }) {
+				if part == ".." {
+					return badSource(src, "It must not hold '..'.")
+				}
+			}
+		}
+		next, err := url.PathUnescape(plain)
+		if err != nil || next == plain {
+			break
+		}
+		plain = next
+	}
+	if u.Scheme != "mlflow-artifacts" {
+		return tracking.CheckLocation(strings.SplitN(src, "#", 2)[0], "source")
+	}
+	var roots []string
+	if n.Run != "" {
+		d, err := g.runs.Run(ctx, workspace, n.Run)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, d.Artifact)
+	}
+	if n.Model != "" {
+		m, err := g.runs.Model(ctx, workspace, n.Model, false)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, m.Artifact)
+	}
+	for _, root := range roots {
+		if src == root || strings.HasPrefix(src, strings.TrimSuffix(root, "/")+"/") {
+			return nil
+		}
+	}
+	return badSource(src, "The run_id request parameter must identify the resource that contains the source.")
+}
+
+// resolveSource is the address of the bytes of a source.
+func (g *Registry) resolveSource(ctx context.Context, workspace, src string, depth int) (string, error) {
+	if depth > 8 {
+		return "", badSource(src, "It leads through too many copies.")
+	}
+	if m := loggedModel.FindStringSubmatch(src); m != nil {
+		model, err := g.runs.Model(ctx, workspace, m[1], true)
+		if err != nil {
+			return "", err
+		}
+		return model.Artifact + strings.TrimSuffix(m[2], "/"), nil
+	}
+	if m := modelNumber.FindStringSubmatch(src); m != nil {
+		v, err := g.Version(ctx, workspace, m[1], m[2])
+		if err != nil {
+			return "", err
+		}
+		return g.resolveSource(ctx, workspace, v.Source, depth+1)
+	}
+	if m := runPath.FindStringSubmatch(src); m != nil {
+		d, err := g.runs.Run(ctx, workspace, m[1])
+		if err != nil {
+			return "", err
+		}
+		return strings.TrimSuffix(strings.TrimSuffix(d.Artifact, "/")+"/"+m[2], "/"), nil
+	}
+	return src, nil
+}
+
+// DownloadURI is where an MLflow client reads the bytes of a version.
+func (g *Registry) DownloadURI(ctx context.Context, workspace, name, number string) (string, error) {
+	v, err := g.Version(ctx, workspace, name, number)
+	if err != nil {
+		return "", err
+	}
+	if v.path != "" {
+		return proxyURI(v.path), nil
+	}
+	uri, err := g.resolveSource(ctx, workspace, v.Source, 0)
+	if fault.Is(err, fault.Missing) {
+		return v.Source, nil // what it came from is gone
+	}
+	return uri, err
+}
+
+var datastorePath = regexp.MustCompile(`(?i)^azureml://.*?datastores/([^/]+)/paths/(.*)$`)
+
+// proxyURI is an asset's address as MLflow's clients can read it: through this
+// server's artefact proxy.
+func proxyURI(uri string) string {
+	if m := datastorePath.FindStringSubmatch(uri); m != nil {
+		return "mlflow-artifacts:/" + strings.TrimSuffix(tracking.ProxyPath(m[1], m[2]), "/")
+	}
+	return uri
+}
+
+// assetURI is an address in the artefact proxy as a path in a datastore, as
+// model assets have it.
+func assetURI(uri string) (string, bool) {
+	rest, ok := strings.CutPrefix(uri, "mlflow-artifacts:/")
+	if !ok {
+		return "", false
+	}
+	store, key := tracking.StorePath(strings.Trim(rest, "/"))
+	return "azureml://datastores/" + store + "/paths/" + key, true
+}
