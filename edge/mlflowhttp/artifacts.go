@@ -14,7 +14,10 @@ import (
 	"strings"
 
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/ml/data"
+	"lapis/ml/tracking"
 )
 
 func (s *Server) artifactRoutes() {
@@ -58,25 +61,6 @@ func (s *Server) serverInfo(c *call) error {
 	return c.reply(&o)
 }
 
-// Key is where an artefact lies in the workspace's artefact container, by its
-// path below "mlflow-artifacts:/". The artefacts of a run are those of the job
-// of that name, where Azure ML's clients look for them.
-func Key(p string) string {
-	parts := strings.SplitN(p, "/", 4)
-	if len(parts) >= 3 && parts[2] == "artifacts" && digits(parts[0]) && parts[1] != "" {
-		key := "ExperimentRun/dcid." + parts[1]
-		if len(parts) == 4 {
-			key += "/" + parts[3]
-		}
-		return key
-	}
-	return strings.TrimSuffix("mlflow/"+p, "/")
-}
-
-func digits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
-}
-
 // proxied returns the path of an artefact URI that this server keeps.
 func proxied(uri string) (string, error) {
 	rest, ok := strings.CutPrefix(uri, "mlflow-artifacts:")
@@ -111,8 +95,23 @@ func checkPath(p string) error {
 	return invalid("Invalid path")
 }
 
-func (s *Server) container(c *call) (blob.Container, error) {
-	return s.Container(c.ctx(), c.workspace)
+// place is where bytes lie.
+type place struct {
+	blob.Container
+	key string
+}
+
+// locate finds the bytes of a path below "mlflow-artifacts:/".
+func (s *Server) locate(c *call, p string) (place, error) {
+	store, key := tracking.StorePath(strings.Trim(p, "/"))
+	if store == ml.ArtifactStore {
+		return place{c.site.Artifacts(), key}, nil
+	}
+	at, err := data.Locate(c.ctx(), s.Resources, c.site.ID, "azureml://datastores/"+store+"/paths/"+key)
+	if err != nil {
+		return place{}, err
+	}
+	return place{at.Container, at.Path}, nil
 }
 
 // file is one entry of a listing.
@@ -123,12 +122,12 @@ type file struct {
 }
 
 // folder lists what lies directly in a folder, by name.
-func (s *Server) folder(ctx context.Context, at blob.Container, key string) ([]file, error) {
-	prefix := strings.TrimSuffix(key, "/") + "/"
+func (s *Server) folder(ctx context.Context, at place) ([]file, error) {
+	prefix := strings.TrimSuffix(at.key, "/") + "/"
 	var files []file
 	q := blob.Query{Prefix: prefix, Delimiter: "/"}
 	for {
-		page, err := s.Blobs.List(ctx, at, q)
+		page, err := s.Blobs.List(ctx, at.Container, q)
 		if fault.Is(err, fault.Missing) {
 			return nil, nil
 		}
@@ -192,11 +191,11 @@ func (s *Server) replyFiles(c *call, root, below string) error {
 	if err != nil {
 		return err
 	}
-	at, err := s.container(c)
+	at, err := s.locate(c, path.Join(base, below))
 	if err != nil {
 		return err
 	}
-	files, err := s.folder(c.ctx(), at, Key(path.Join(base, below)))
+	files, err := s.folder(c.ctx(), at)
 	if err != nil {
 		return err
 	}
@@ -216,11 +215,11 @@ func (s *Server) listProxied(c *call) error {
 	if err := checkPath(below); err != nil {
 		return err
 	}
-	at, err := s.container(c)
+	at, err := s.locate(c, below)
 	if err != nil {
 		return err
 	}
-	files, err := s.folder(c.ctx(), at, Key(strings.Trim(below, "/")))
+	files, err := s.folder(c.ctx(), at)
 	if err != nil {
 		return err
 	}
@@ -245,17 +244,10 @@ func mediaType(name string) string {
 }
 
 // put streams a body into a blob.
-func (s *Server) put(c *call, key string) error {
-	at, err := s.container(c)
-	if err != nil {
-		return err
-	}
-	if err := s.Blobs.CreateContainer(c.ctx(), at); err != nil {
-		return err
-	}
-	_, err = s.Blobs.Put(c.ctx(), at, key, c.r.Body, c.r.ContentLength, blob.Attributes{ContentType: mediaType(key)}, blob.Condition{})
+func (s *Server) put(c *call, at place) error {
+	_, err := s.Blobs.Put(c.ctx(), at.Container, at.key, c.r.Body, c.r.ContentLength, blob.Attributes{ContentType: mediaType(at.key)}, blob.Condition{})
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fault.Invalid("The upload of '%s' ended early: send it again.", key).With("BAD_REQUEST").From(err)
+		return fault.Invalid("The upload of '%s' ended early: send it again.", at.key).With("BAD_REQUEST").From(err)
 	}
 	return err
 }
@@ -268,7 +260,11 @@ func (s *Server) putArtifact(c *call) error {
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	if err := s.put(c, Key(p)); err != nil {
+	at, err := s.locate(c, p)
+	if err != nil {
+		return err
+	}
+	if err := s.put(c, at); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusOK)
@@ -280,22 +276,22 @@ func (s *Server) getArtifact(c *call) error {
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	return s.send(c, Key(p), p)
-}
-
-// send streams a blob, or the part of it that the request asks for.
-func (s *Server) send(c *call, key, shown string) error {
-	at, err := s.container(c)
+	at, err := s.locate(c, p)
 	if err != nil {
 		return err
 	}
+	return s.send(c, at, p)
+}
+
+// send streams a blob, or the part of it that the request asks for.
+func (s *Server) send(c *call, at place, shown string) error {
 	gone := func(err error) error {
 		if fault.Is(err, fault.Missing) {
 			return missing("No such artifact: '%s'", shown)
 		}
 		return err
 	}
-	info, err := s.Blobs.Stat(c.ctx(), at, key)
+	info, err := s.Blobs.Stat(c.ctx(), at.Container, at.key)
 	if err != nil {
 		return gone(err)
 	}
@@ -315,7 +311,7 @@ func (s *Server) send(c *call, key, shown string) error {
 			want = -1
 		}
 		var opened blob.Info
-		if body, opened, err = s.Blobs.Open(c.ctx(), at, key, first, want); err != nil {
+		if body, opened, err = s.Blobs.Open(c.ctx(), at.Container, at.key, first, want); err != nil {
 			return gone(err)
 		}
 		if opened.ETag != info.ETag {
@@ -341,7 +337,7 @@ func (s *Server) send(c *call, key, shown string) error {
 	c.w.WriteHeader(status)
 	if _, err := io.Copy(c.w, body); err != nil && c.ctx().Err() == nil {
 		// The status is sent; a broken connection is the only way left to say it.
-		s.Log.Error("send artifact", "key", key, "err", err)
+		s.Log.Error("send artifact", "key", at.key, "err", err)
 		panic(http.ErrAbortHandler)
 	}
 	return nil
@@ -384,20 +380,21 @@ func byteRange(header string, size int64) (first, length int64, part bool, err e
 }
 
 func (s *Server) deleteArtifact(c *call) error {
-	p := strings.Trim(c.vars["path"], "/")
 	if err := checkPath(c.vars["path"]); err != nil {
 		return err
 	}
-	at, err := s.container(c)
+	at, err := s.locate(c, c.vars["path"])
 	if err != nil {
 		return err
 	}
-	key := Key(p)
-	if err := s.Blobs.Delete(c.ctx(), at, key, blob.Condition{}); err != nil && !fault.Is(err, fault.Missing) {
+	if at.key == "" {
+		return invalid("Invalid path")
+	}
+	if err := s.Blobs.Delete(c.ctx(), at.Container, at.key, blob.Condition{}); err != nil && !fault.Is(err, fault.Missing) {
 		return err
 	}
 	for {
-		page, err := s.Blobs.List(c.ctx(), at, blob.Query{Prefix: key + "/"})
+		page, err := s.Blobs.List(c.ctx(), at.Container, blob.Query{Prefix: at.key + "/"})
 		if fault.Is(err, fault.Missing) {
 			break
 		}
@@ -405,7 +402,7 @@ func (s *Server) deleteArtifact(c *call) error {
 			return err
 		}
 		for _, b := range page.Blobs {
-			if err := s.Blobs.Delete(c.ctx(), at, b.Key, blob.Condition{}); err != nil && !fault.Is(err, fault.Missing) {
+			if err := s.Blobs.Delete(c.ctx(), at.Container, b.Key, blob.Condition{}); err != nil && !fault.Is(err, fault.Missing) {
 				return err
 			}
 		}
@@ -416,26 +413,26 @@ func (s *Server) deleteArtifact(c *call) error {
 	return c.empty()
 }
 
-// artifactOf is the key of an artefact of a run.
-func (s *Server) artifactOf(c *call, run, p string) (string, error) {
+// artifactOf is where an artefact of a run lies.
+func (s *Server) artifactOf(c *call, run, p string) (place, error) {
 	if run == "" {
-		return "", invalid("Missing value for required parameter 'run_id'.%s", seeDocs)
+		return place{}, invalid("Missing value for required parameter 'run_id'.%s", seeDocs)
 	}
 	if p == "" {
-		return "", invalid("Missing value for required parameter 'path'.%s", seeDocs)
+		return place{}, invalid("Missing value for required parameter 'path'.%s", seeDocs)
 	}
 	if err := checkPath(p); err != nil {
-		return "", err
+		return place{}, err
 	}
 	d, err := s.Tracking.Run(c.ctx(), c.workspace, run)
 	if err != nil {
-		return "", err
+		return place{}, err
 	}
 	base, err := proxied(d.Artifact)
 	if err != nil {
-		return "", err
+		return place{}, err
 	}
-	return Key(path.Join(base, p)), nil
+	return s.locate(c, path.Join(base, p))
 }
 
 func (s *Server) getRunArtifact(c *call) error {
@@ -444,11 +441,11 @@ func (s *Server) getRunArtifact(c *call) error {
 	if run == "" {
 		run = q.Get("run_uuid")
 	}
-	key, err := s.artifactOf(c, run, q.Get("path"))
+	at, err := s.artifactOf(c, run, q.Get("path"))
 	if err != nil {
 		return err
 	}
-	return s.send(c, key, q.Get("path"))
+	return s.send(c, at, q.Get("path"))
 }
 
 func (s *Server) uploadArtifact(c *call) error {
@@ -457,7 +454,7 @@ func (s *Server) uploadArtifact(c *call) error {
 	if run == "" {
 		run = q.Get("run_id")
 	}
-	key, err := s.artifactOf(c, run, q.Get("path"))
+	at, err := s.artifactOf(c, run, q.Get("path"))
 	if err != nil {
 		return err
 	}
@@ -466,7 +463,7 @@ func (s *Server) uploadArtifact(c *call) error {
 		return invalid("Artifact size is too large. Max size is 10MB.")
 	}
 	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, most)
-	if err := s.put(c, key); err != nil {
+	if err := s.put(c, at); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusOK)

@@ -54,7 +54,7 @@ func (o *out) tags(key string, m map[string]string) {
 		return
 	}
 	o.list(key)
-	for _, k := range slices.Sorted(maps.Keys(m)) {
+	for _, k := range sortedKeys(m) {
 		o.tag(k, m[k])
 	}
 	o.closeList()
@@ -185,3 +185,5 @@ func (s *Server) deleteExperimentTag(c *call) error {
 	}
 	return c.empty()
 }
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

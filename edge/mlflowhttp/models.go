@@ -1,11 +1,6 @@
 package mlflowhttp
 
-import (
-	"maps"
-	"slices"
-
-	"lapis/ml/tracking"
-)
+import "lapis/ml/tracking"
 
 func (s *Server) modelRoutes() {
 	const base = "2.0/mlflow/logged-models"
@@ -43,7 +38,7 @@ func (o *out) model(key string, m *tracking.LoggedModel) {
 	o.object("data")
 	if len(m.Params) > 0 {
 		o.list("params")
-		for _, k := range slices.Sorted(maps.Keys(m.Params)) {
+		for _, k := range sortedKeys(m.Params) {
 			o.tag(k, m.Params[k])
 		}
 		o.closeList()
@@ -230,5 +225,9 @@ func (s *Server) getModelArtifact(c *call) error {
 	if err != nil {
 		return err
 	}
-	return s.send(c, Key(base+"/"+p), p)
+	at, err := s.locate(c, base+"/"+p)
+	if err != nil {
+		return err
+	}
+	return s.send(c, at, p)
 }

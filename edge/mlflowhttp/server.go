@@ -14,9 +14,13 @@ import (
 
 	"lapis/edge"
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/ml/registry"
 	"lapis/ml/tracking"
+	"lapis/resource"
 	"lapis/resource/identity"
+	"lapis/resource/manager"
 )
 
 // Version is the release of MLflow whose protocol this is. Clients turn
@@ -29,23 +33,20 @@ const maxBody = 16 << 20
 
 // Config is what the handler needs from outside.
 type Config struct {
-	Tracking *tracking.Service
-	Registry Registry // nil: registry calls answer NOT_IMPLEMENTED
-	Blobs    blob.Store
+	Tracking  *tracking.Service
+	Registry  *registry.Registry
+	Resources resource.Store
+	Blobs     blob.Store
 
-	// Container is where the artefacts of a workspace are.
-	Container func(ctx context.Context, workspace string) (blob.Container, error)
-
-	// Resolve tells which workspace (GUID) a request is for, and the path
-	// below it: "/api/2.0/mlflow/…".
-	Resolve func(r *http.Request) (workspace, rest string, err error)
+	// Default is the workspace of requests whose path names none.
+	Default resource.ID
 
 	// Authenticate hands requests on with their principal in the context
 	// (identity.Of), and others to refuse.
 	Authenticate func(next http.Handler, refuse func(http.ResponseWriter, *http.Request, error)) http.Handler
 
-	// Access refuses what the principal may not do in the workspace.
-	Access func(ctx context.Context, p identity.Principal, workspace, permission string) error
+	// Access refuses what a principal may not do in a workspace.
+	Access manager.Access
 
 	Log *slog.Logger
 }
@@ -93,7 +94,8 @@ type call struct {
 	*message
 	w         http.ResponseWriter
 	r         *http.Request
-	workspace string
+	site      ml.Site
+	workspace string // the site's GUID
 	vars      map[string]string
 	server    *Server
 }
@@ -225,7 +227,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
-	workspace, rest, err := s.Resolve(r)
+	id, rest, err := s.resolve(r.URL.Path)
 	if err != nil {
 		return err
 	}
@@ -249,17 +251,46 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 		return s.offered(path, rest)
 	}
 	if s.Access != nil && route.permission != "" {
-		if err := s.Access(r.Context(), identity.Of(r.Context()), workspace, route.permission); err != nil {
+		if err := s.Access.Check(r.Context(), identity.Of(r.Context()), route.permission, id); err != nil {
 			return err
 		}
 	}
-	c := &call{w: w, r: r, workspace: workspace, vars: vars, server: s}
+	site, err := ml.SiteOf(r.Context(), s.Resources, id)
+	if err != nil {
+		return err
+	}
+	c := &call{w: w, r: r, site: site, workspace: site.GUID, vars: vars, server: s}
 	if !route.raw {
 		if c.message, err = readMessage(r); err != nil {
 			return err
 		}
 	}
 	return route.serve(c)
+}
+
+// resolve tells which workspace a path is for, and the path below it. Clients
+// that were given an Azure ML workspace's address begin with
+// "/mlflow/v1.0/subscriptions/…/workspaces/NAME"; others mean the default.
+func (s *Server) resolve(path string) (resource.ID, string, error) {
+	rest, ok := strings.CutPrefix(path, "/mlflow/v1.0/")
+	if !ok {
+		if rest, ok = strings.CutPrefix(path, "/mlflow/v2.0/"); !ok {
+			return s.Default, path, nil
+		}
+	}
+	// subscriptions S resourceGroups G providers P workspaces W, then the rest
+	parts := strings.SplitN(rest, "/", 9)
+	if len(parts) < 8 {
+		return resource.ID{}, "", missing("%q does not name a workspace.", path)
+	}
+	id, err := resource.ParseID("/" + strings.Join(parts[:8], "/"))
+	if err != nil || !id.Is(ml.Workspaces) {
+		return resource.ID{}, "", missing("%q does not name a workspace.", path)
+	}
+	if len(parts) < 9 {
+		return id, "/", nil
+	}
+	return id, "/" + parts[8], nil
 }
 
 // notOffered are parts of MLflow that are left out, by the start of their path.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/resource"
 )
 
@@ -40,17 +41,17 @@ func CheckNumber(version string) error {
 }
 
 // SetAlias makes an alias name a version, and no other.
-func (g *Registry) SetAlias(ctx context.Context, workspace, name, alias, version string) error {
+func (g *Registry) SetAlias(ctx context.Context, site ml.Site, name, alias, version string) error {
 	if err := checkAlias(alias); err != nil {
 		return err
 	}
 	if err := CheckNumber(version); err != nil {
 		return err
 	}
-	if _, err := g.Version(ctx, workspace, name, version); err != nil {
+	if _, err := g.Version(ctx, site, name, version); err != nil {
 		return err
 	}
-	_, err := g.changeModel(ctx, workspace, name, func(_ resource.Document, m *only) error {
+	_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
 		if m.Aliases == nil {
 			m.Aliases = map[string]string{}
 		}
@@ -61,8 +62,8 @@ func (g *Registry) SetAlias(ctx context.Context, workspace, name, alias, version
 }
 
 // DeleteAlias removes an alias; one that is not there is no error.
-func (g *Registry) DeleteAlias(ctx context.Context, workspace, name, alias string) error {
-	_, err := g.changeModel(ctx, workspace, name, func(_ resource.Document, m *only) error {
+func (g *Registry) DeleteAlias(ctx context.Context, site ml.Site, name, alias string) error {
+	_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
 		delete(m.Aliases, alias)
 		return nil
 	})
@@ -71,13 +72,13 @@ func (g *Registry) DeleteAlias(ctx context.Context, workspace, name, alias strin
 
 // Aliased returns the version that an alias names. The alias latest is the
 // newest version.
-func (g *Registry) Aliased(ctx context.Context, workspace, name, alias string) (Version, error) {
-	m, err := g.Model(ctx, workspace, name)
+func (g *Registry) Aliased(ctx context.Context, site ml.Site, name, alias string) (Version, error) {
+	m, err := g.Model(ctx, site, name)
 	if err != nil {
 		return Version{}, err
 	}
 	if strings.EqualFold(alias, "latest") {
-		all, err := g.Versions(ctx, workspace, name)
+		all, err := g.Versions(ctx, site, name)
 		if err != nil {
 			return Version{}, err
 		}
@@ -95,7 +96,7 @@ func (g *Registry) Aliased(ctx context.Context, workspace, name, alias string) (
 	if !ok {
 		return Version{}, invalid("Registered model alias %s not found.", alias)
 	}
-	v, err := g.Version(ctx, workspace, name, version)
+	v, err := g.Version(ctx, site, name, version)
 	if fault.Is(err, fault.Missing) {
 		return v, invalid("Registered model alias %s not found.", alias)
 	}

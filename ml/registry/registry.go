@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/ml/tracking"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -20,7 +21,7 @@ import (
 
 // The types of the assets.
 const (
-	modelType   = "Microsoft.MachineLearningServices/workspaces/models"
+	modelType   = ml.Workspaces + "/models"
 	versionType = modelType + "/versions"
 )
 
@@ -29,15 +30,12 @@ const (
 type Registry struct {
 	manager *manager.Manager
 	runs    *tracking.Service
-
-	// workspace is the resource of the workspace with a GUID.
-	workspace func(ctx context.Context, guid string) (resource.ID, error)
 }
 
 // New returns the registry. Writes go the manager's road, as the principal
 // that the context carries.
-func New(m *manager.Manager, runs *tracking.Service, workspace func(ctx context.Context, guid string) (resource.ID, error)) *Registry {
-	return &Registry{manager: m, runs: runs, workspace: workspace}
+func New(m *manager.Manager, runs *tracking.Service) *Registry {
+	return &Registry{manager: m, runs: runs}
 }
 
 // Model is a registered model.
@@ -110,15 +108,11 @@ func decode(r resource.Resource) (properties, error) {
 	return p, err
 }
 
-func (g *Registry) modelID(ctx context.Context, workspace, name string) (resource.ID, error) {
+func (g *Registry) modelID(site ml.Site, name string) (resource.ID, error) {
 	if err := checkModelName(name); err != nil {
 		return resource.ID{}, err
 	}
-	w, err := g.workspace(ctx, workspace)
-	if err != nil {
-		return resource.ID{}, err
-	}
-	id := w.Child("models", name)
+	id := site.ID.Child("models", name)
 	if id.Zero() {
 		return id, invalid("Invalid model name: %q.", name)
 	}
@@ -172,8 +166,8 @@ func versionOf(r resource.Resource, aliases map[string]string) (Version, error) 
 }
 
 // Model finds a registered model.
-func (g *Registry) Model(ctx context.Context, workspace, name string) (Model, error) {
-	id, err := g.modelID(ctx, workspace, name)
+func (g *Registry) Model(ctx context.Context, site ml.Site, name string) (Model, error) {
+	id, err := g.modelID(site, name)
 	if err != nil {
 		return Model{}, err
 	}
@@ -238,13 +232,13 @@ func asMap(tags []tracking.Tag) map[string]string {
 }
 
 // CreateModel makes a registered model.
-func (g *Registry) CreateModel(ctx context.Context, workspace, name, description string, tags []tracking.Tag) (Model, error) {
+func (g *Registry) CreateModel(ctx context.Context, site ml.Site, name, description string, tags []tracking.Tag) (Model, error) {
 	for _, t := range tags {
 		if err := checkTag(t); err != nil {
 			return Model{}, err
 		}
 	}
-	id, err := g.modelID(ctx, workspace, name)
+	id, err := g.modelID(site, name)
 	if err != nil {
 		return Model{}, err
 	}
@@ -278,15 +272,15 @@ func checkTag(t tracking.Tag) error {
 }
 
 // UpdateModel sets the description of a registered model.
-func (g *Registry) UpdateModel(ctx context.Context, workspace, name, description string) (Model, error) {
-	return g.changeModel(ctx, workspace, name, func(p resource.Document, _ *only) error {
+func (g *Registry) UpdateModel(ctx context.Context, site ml.Site, name, description string) (Model, error) {
+	return g.changeModel(ctx, site, name, func(p resource.Document, _ *only) error {
 		p.Set("description", description)
 		return nil
 	})
 }
 
-func (g *Registry) changeModel(ctx context.Context, workspace, name string, alter func(p resource.Document, m *only) error) (Model, error) {
-	id, err := g.modelID(ctx, workspace, name)
+func (g *Registry) changeModel(ctx context.Context, site ml.Site, name string, alter func(p resource.Document, m *only) error) (Model, error) {
+	id, err := g.modelID(site, name)
 	if err != nil {
 		return Model{}, err
 	}
@@ -304,11 +298,11 @@ func tagsOf(p resource.Document) map[string]string {
 }
 
 // SetModelTag sets a tag of a registered model.
-func (g *Registry) SetModelTag(ctx context.Context, workspace, name string, t tracking.Tag) error {
+func (g *Registry) SetModelTag(ctx context.Context, site ml.Site, name string, t tracking.Tag) error {
 	if err := checkTag(t); err != nil {
 		return err
 	}
-	_, err := g.changeModel(ctx, workspace, name, setTag(t))
+	_, err := g.changeModel(ctx, site, name, setTag(t))
 	return err
 }
 
@@ -332,14 +326,14 @@ func deleteTag(key string) func(p resource.Document, _ *only) error {
 
 // DeleteModelTag removes a tag of a registered model; one that is not there is
 // no error.
-func (g *Registry) DeleteModelTag(ctx context.Context, workspace, name, key string) error {
-	_, err := g.changeModel(ctx, workspace, name, deleteTag(key))
+func (g *Registry) DeleteModelTag(ctx context.Context, site ml.Site, name, key string) error {
+	_, err := g.changeModel(ctx, site, name, deleteTag(key))
 	return err
 }
 
 // DeleteModel removes a registered model with all its versions.
-func (g *Registry) DeleteModel(ctx context.Context, workspace, name string) error {
-	id, err := g.modelID(ctx, workspace, name)
+func (g *Registry) DeleteModel(ctx context.Context, site ml.Site, name string) error {
+	id, err := g.modelID(site, name)
 	if err != nil {
 		return err
 	}
@@ -354,12 +348,12 @@ func (g *Registry) DeleteModel(ctx context.Context, workspace, name string) erro
 }
 
 // RenameModel gives a registered model, its versions and aliases another name.
-func (g *Registry) RenameModel(ctx context.Context, workspace, name, to string) (Model, error) {
-	from, err := g.modelID(ctx, workspace, name)
+func (g *Registry) RenameModel(ctx context.Context, site ml.Site, name, to string) (Model, error) {
+	from, err := g.modelID(site, name)
 	if err != nil {
 		return Model{}, err
 	}
-	target, err := g.modelID(ctx, workspace, to)
+	target, err := g.modelID(site, to)
 	if err != nil {
 		return Model{}, err
 	}
@@ -396,7 +390,7 @@ func (g *Registry) RenameModel(ctx context.Context, workspace, name, to string) 
 	if _, err := g.manager.Store().Commit(ctx, batch); err != nil {
 		return Model{}, err
 	}
-	return g.Model(ctx, workspace, to)
+	return g.Model(ctx, site, to)
 }
 
 // resources are the versions of a model, or of a whole workspace.
@@ -426,12 +420,8 @@ func (g *Registry) all(ctx context.Context, q resource.Query) ([]resource.Resour
 }
 
 // Models returns all registered models of a workspace.
-func (g *Registry) Models(ctx context.Context, workspace string) ([]Model, error) {
-	w, err := g.workspace(ctx, workspace)
-	if err != nil {
-		return nil, err
-	}
-	list, err := g.all(ctx, resource.Query{Type: modelType, Parent: w, Limit: 1000})
+func (g *Registry) Models(ctx context.Context, site ml.Site) ([]Model, error) {
+	list, err := g.all(ctx, resource.Query{Type: modelType, Parent: site.ID, Limit: 1000})
 	if err != nil {
 		return nil, err
 	}
@@ -447,29 +437,27 @@ func (g *Registry) Models(ctx context.Context, workspace string) ([]Model, error
 }
 
 // Versions returns the versions of a model, or of all models for "".
-func (g *Registry) Versions(ctx context.Context, workspace, name string) ([]Version, error) {
+func (g *Registry) Versions(ctx context.Context, site ml.Site, name string) ([]Version, error) {
 	aliases := map[string]map[string]string{}
 	var below resource.ID
 	if name != "" {
-		m, err := g.Model(ctx, workspace, name)
+		m, err := g.Model(ctx, site, name)
 		if err != nil {
 			return nil, err
 		}
 		aliases[m.Name] = m.Aliases
-		if below, err = g.modelID(ctx, workspace, name); err != nil {
+		if below, err = g.modelID(site, name); err != nil {
 			return nil, err
 		}
 	} else {
-		models, err := g.Models(ctx, workspace)
+		models, err := g.Models(ctx, site)
 		if err != nil {
 			return nil, err
 		}
 		for _, m := range models {
 			aliases[m.Name] = m.Aliases
 		}
-		if below, err = g.workspace(ctx, workspace); err != nil {
-			return nil, err
-		}
+		below = site.ID
 	}
 	list, err := g.resources(ctx, below)
 	if err != nil {
@@ -487,15 +475,15 @@ func (g *Registry) Versions(ctx context.Context, workspace, name string) ([]Vers
 }
 
 // Version finds a version of a registered model.
-func (g *Registry) Version(ctx context.Context, workspace, name, number string) (Version, error) {
-	m, err := g.Model(ctx, workspace, name)
+func (g *Registry) Version(ctx context.Context, site ml.Site, name, number string) (Version, error) {
+	m, err := g.Model(ctx, site, name)
 	if err != nil {
 		if fault.Is(err, fault.Missing) {
 			err = versionMissing(name, number)
 		}
 		return Version{}, err
 	}
-	id, err := g.versionID(ctx, workspace, name, number)
+	id, err := g.versionID(site, name, number)
 	if err != nil {
 		return Version{}, err
 	}
@@ -509,8 +497,8 @@ func (g *Registry) Version(ctx context.Context, workspace, name, number string) 
 	return versionOf(r, m.Aliases)
 }
 
-func (g *Registry) versionID(ctx context.Context, workspace, name, number string) (resource.ID, error) {
-	id, err := g.modelID(ctx, workspace, name)
+func (g *Registry) versionID(site ml.Site, name, number string) (resource.ID, error) {
+	id, err := g.modelID(site, name)
 	if err != nil {
 		return id, err
 	}
@@ -528,17 +516,17 @@ type NewVersion struct {
 }
 
 // CreateVersion makes the next version of a registered model.
-func (g *Registry) CreateVersion(ctx context.Context, workspace string, n NewVersion) (Version, error) {
+func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion) (Version, error) {
 	for _, t := range n.Tags {
 		if err := checkTag(t); err != nil {
 			return Version{}, err
 		}
 	}
-	id, err := g.modelID(ctx, workspace, n.Name)
+	id, err := g.modelID(site, n.Name)
 	if err != nil {
 		return Version{}, err
 	}
-	if err := g.checkSource(ctx, workspace, &n); err != nil {
+	if err := g.checkSource(ctx, site, &n); err != nil {
 		return Version{}, err
 	}
 	for try := 0; ; try++ {
@@ -563,7 +551,7 @@ func (g *Registry) CreateVersion(ctx context.Context, workspace string, n NewVer
 		if n.Run != "" {
 			p.Set("jobName", n.Run)
 		}
-		uri, err := g.resolveSource(ctx, workspace, n.Source, 0)
+		uri, err := g.resolveSource(ctx, site, n.Source, 0)
 		if err != nil {
 			return Version{}, err
 		}
@@ -608,48 +596,48 @@ func (g *Registry) nextNumber(ctx context.Context, model resource.Resource) (str
 }
 
 // changeVersion alters a version.
-func (g *Registry) changeVersion(ctx context.Context, workspace, name, number string, alter func(p resource.Document, m *only) error) (Version, error) {
-	id, err := g.versionID(ctx, workspace, name, number)
+func (g *Registry) changeVersion(ctx context.Context, site ml.Site, name, number string, alter func(p resource.Document, m *only) error) (Version, error) {
+	id, err := g.versionID(site, name, number)
 	if err != nil {
 		return Version{}, err
 	}
 	if _, err := g.change(ctx, id, versionMissing(name, number), alter); err != nil {
 		return Version{}, err
 	}
-	return g.Version(ctx, workspace, name, number)
+	return g.Version(ctx, site, name, number)
 }
 
 // UpdateVersion sets the description of a version.
-func (g *Registry) UpdateVersion(ctx context.Context, workspace, name, number, description string) (Version, error) {
-	return g.changeVersion(ctx, workspace, name, number, func(p resource.Document, _ *only) error {
+func (g *Registry) UpdateVersion(ctx context.Context, site ml.Site, name, number, description string) (Version, error) {
+	return g.changeVersion(ctx, site, name, number, func(p resource.Document, _ *only) error {
 		p.Set("description", description)
 		return nil
 	})
 }
 
 // SetVersionTag sets a tag of a version.
-func (g *Registry) SetVersionTag(ctx context.Context, workspace, name, number string, t tracking.Tag) error {
+func (g *Registry) SetVersionTag(ctx context.Context, site ml.Site, name, number string, t tracking.Tag) error {
 	if err := checkTag(t); err != nil {
 		return err
 	}
-	_, err := g.changeVersion(ctx, workspace, name, number, setTag(t))
+	_, err := g.changeVersion(ctx, site, name, number, setTag(t))
 	return err
 }
 
 // DeleteVersionTag removes a tag of a version; one that is not there is no error.
-func (g *Registry) DeleteVersionTag(ctx context.Context, workspace, name, number, key string) error {
-	_, err := g.changeVersion(ctx, workspace, name, number, deleteTag(key))
+func (g *Registry) DeleteVersionTag(ctx context.Context, site ml.Site, name, number, key string) error {
+	_, err := g.changeVersion(ctx, site, name, number, deleteTag(key))
 	return err
 }
 
 // DeleteVersion removes a version and the aliases that name it.
-func (g *Registry) DeleteVersion(ctx context.Context, workspace, name, number string) error {
-	v, err := g.Version(ctx, workspace, name, number)
+func (g *Registry) DeleteVersion(ctx context.Context, site ml.Site, name, number string) error {
+	v, err := g.Version(ctx, site, name, number)
 	if err != nil {
 		return err
 	}
 	if len(v.Aliases) > 0 {
-		_, err := g.changeModel(ctx, workspace, name, func(_ resource.Document, m *only) error {
+		_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
 			for alias, of := range m.Aliases {
 				if of == number {
 					delete(m.Aliases, alias)
@@ -661,7 +649,7 @@ func (g *Registry) DeleteVersion(ctx context.Context, workspace, name, number st
 			return err
 		}
 	}
-	id, err := g.versionID(ctx, workspace, name, number)
+	id, err := g.versionID(site, name, number)
 	if err != nil {
 		return err
 	}
@@ -681,7 +669,7 @@ func stage(s string) (string, error) {
 
 // MoveVersion puts a version into a stage; with archive, those that are in it
 // are archived.
-func (g *Registry) MoveVersion(ctx context.Context, workspace, name, number, to string, archive bool) (Version, error) {
+func (g *Registry) MoveVersion(ctx context.Context, site ml.Site, name, number, to string, archive bool) (Version, error) {
 	to, err := stage(to)
 	if err != nil {
 		return Version{}, err
@@ -690,7 +678,7 @@ func (g *Registry) MoveVersion(ctx context.Context, workspace, name, number, to 
 		return Version{}, invalid("Model version transition cannot archive existing model versions because '%s' is not an Active stage. Valid stages are Staging, Production", to)
 	}
 	move := func(number, to string) (Version, error) {
-		return g.changeVersion(ctx, workspace, name, number, func(p resource.Document, _ *only) error {
+		return g.changeVersion(ctx, site, name, number, func(p resource.Document, _ *only) error {
 			p.Set("stage", to)
 			return nil
 		})
@@ -699,7 +687,7 @@ func (g *Registry) MoveVersion(ctx context.Context, workspace, name, number, to 
 	if err != nil || !archive {
 		return v, err
 	}
-	others, err := g.Versions(ctx, workspace, name)
+	others, err := g.Versions(ctx, site, name)
 	if err != nil {
 		return v, err
 	}
@@ -715,7 +703,7 @@ func (g *Registry) MoveVersion(ctx context.Context, workspace, name, number, to 
 
 // LatestVersions returns the newest version in each of the stages; in all, if
 // none is named.
-func (g *Registry) LatestVersions(ctx context.Context, workspace, name string, in []string) ([]Version, error) {
+func (g *Registry) LatestVersions(ctx context.Context, site ml.Site, name string, in []string) ([]Version, error) {
 	wanted := stages
 	if len(in) > 0 {
 		wanted = nil
@@ -727,7 +715,7 @@ func (g *Registry) LatestVersions(ctx context.Context, workspace, name string, i
 			wanted = append(wanted, s)
 		}
 	}
-	all, err := g.Versions(ctx, workspace, name)
+	all, err := g.Versions(ctx, site, name)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/ml/tracking"
 )
 
@@ -41,7 +42,7 @@ func prompts(clauses []tracking.Clause) (rest []tracking.Clause, asked bool) {
 }
 
 // SearchModels finds registered models.
-func (g *Registry) SearchModels(ctx context.Context, workspace string, q Search) ([]FoundModel, string, error) {
+func (g *Registry) SearchModels(ctx context.Context, site ml.Site, q Search) ([]FoundModel, string, error) {
 	clauses, err := tracking.RegisteredModelGrammar.Parse(q.Filter)
 	if err != nil {
 		return nil, "", err
@@ -51,7 +52,7 @@ func (g *Registry) SearchModels(ctx context.Context, workspace string, q Search)
 	if err != nil {
 		return nil, "", err
 	}
-	all, err := g.Models(ctx, workspace)
+	all, err := g.Models(ctx, site)
 	if err != nil {
 		return nil, "", err
 	}
@@ -82,7 +83,7 @@ func (g *Registry) SearchModels(ctx context.Context, workspace string, q Search)
 	}
 	models := make([]FoundModel, len(page))
 	for i, m := range page {
-		v, err := g.Versions(ctx, workspace, m.Name)
+		v, err := g.Versions(ctx, site, m.Name)
 		if err != nil && !fault.Is(err, fault.Missing) {
 			return nil, "", err
 		}
@@ -92,7 +93,7 @@ func (g *Registry) SearchModels(ctx context.Context, workspace string, q Search)
 }
 
 // SearchVersions finds versions of registered models.
-func (g *Registry) SearchVersions(ctx context.Context, workspace string, q Search) ([]Version, string, error) {
+func (g *Registry) SearchVersions(ctx context.Context, site ml.Site, q Search) ([]Version, string, error) {
 	clauses, err := tracking.ModelVersionGrammar.Parse(q.Filter)
 	if err != nil {
 		return nil, "", err
@@ -111,7 +112,7 @@ func (g *Registry) SearchVersions(ctx context.Context, workspace string, q Searc
 	if checkModelName(of) != nil {
 		of = ""
 	}
-	all, err := g.Versions(ctx, workspace, of)
+	all, err := g.Versions(ctx, site, of)
 	if fault.Is(err, fault.Missing) {
 		return nil, "", nil
 	}

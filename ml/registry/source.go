@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/ml/tracking"
 )
 
@@ -26,7 +27,7 @@ func badSource(source, why string) error {
 
 // checkSource refuses a source that the version may not have, and fills in
 // what it tells: a copy has the run and model of the version it copies.
-func (g *Registry) checkSource(ctx context.Context, workspace string, n *NewVersion) error {
+func (g *Registry) checkSource(ctx context.Context, site ml.Site, n *NewVersion) error {
 	for _, t := range n.Tags {
 		if t.Key == promptTag {
 			return nil
@@ -40,15 +41,15 @@ func (g *Registry) checkSource(ctx context.Context, workspace string, n *NewVers
 		if n.Model != m[1] {
 			return badSource(src, "The model_id request parameter must identify the resource that contains the source.")
 		}
-		_, err := g.runs.Model(ctx, workspace, m[1], false)
+		_, err := g.runs.Model(ctx, site.GUID, m[1], false)
 		return err
 	}
 	var of Version
 	var err error
 	if m := modelNumber.FindStringSubmatch(src); m != nil {
-		of, err = g.Version(ctx, workspace, m[1], m[2])
+		of, err = g.Version(ctx, site, m[1], m[2])
 	} else if m := modelAlias.FindStringSubmatch(src); m != nil {
-		of, err = g.Aliased(ctx, workspace, m[1], m[2])
+		of, err = g.Aliased(ctx, site, m[1], m[2])
 	}
 	if err != nil {
 		return err
@@ -67,14 +68,14 @@ func (g *Registry) checkSource(ctx context.Context, workspace string, n *NewVers
 		if !strings.EqualFold(n.Run, m[1]) {
 			return badSource(src, "The run_id request parameter must identify the resource that contains the source.")
 		}
-		_, err := g.runs.Run(ctx, workspace, m[1])
+		_, err := g.runs.Run(ctx, site.GUID, m[1])
 		return err
 	}
-	return g.checkAddress(ctx, workspace, src, n)
+	return g.checkAddress(ctx, site, src, n)
 }
 
 // checkAddress checks a source that is the address of bytes.
-func (g *Registry) checkAddress(ctx context.Context, workspace, src string, n *NewVersion) error {
+func (g *Registry) checkAddress(ctx context.Context, site ml.Site, src string, n *NewVersion) error {
 	u, err := url.Parse(src)
 	if err != nil || u.Scheme == "" || u.Scheme == "file" || len(u.Scheme) == 1 {
 		return badSource(src, "To use a local path as a model version source, the run_id request parameter has to be specified and the local path has to be contained within the artifact directory of the run specified by the run_id.")
@@ -99,14 +100,14 @@ func (g *Registry) checkAddress(ctx context.Context, workspace, src string, n *N
 	}
 	var roots []string
 	if n.Run != "" {
-		d, err := g.runs.Run(ctx, workspace, n.Run)
+		d, err := g.runs.Run(ctx, site.GUID, n.Run)
 		if err != nil {
 			return err
 		}
 		roots = append(roots, d.Artifact)
 	}
 	if n.Model != "" {
-		m, err := g.runs.Model(ctx, workspace, n.Model, false)
+		m, err := g.runs.Model(ctx, site.GUID, n.Model, false)
 		if err != nil {
 			return err
 		}
@@ -121,26 +122,26 @@ func (g *Registry) checkAddress(ctx context.Context, workspace, src string, n *N
 }
 
 // resolveSource is the address of the bytes of a source.
-func (g *Registry) resolveSource(ctx context.Context, workspace, src string, depth int) (string, error) {
+func (g *Registry) resolveSource(ctx context.Context, site ml.Site, src string, depth int) (string, error) {
 	if depth > 8 {
 		return "", badSource(src, "It leads through too many copies.")
 	}
 	if m := loggedModel.FindStringSubmatch(src); m != nil {
-		model, err := g.runs.Model(ctx, workspace, m[1], true)
+		model, err := g.runs.Model(ctx, site.GUID, m[1], true)
 		if err != nil {
 			return "", err
 		}
 		return model.Artifact + strings.TrimSuffix(m[2], "/"), nil
 	}
 	if m := modelNumber.FindStringSubmatch(src); m != nil {
-		v, err := g.Version(ctx, workspace, m[1], m[2])
+		v, err := g.Version(ctx, site, m[1], m[2])
 		if err != nil {
 			return "", err
 		}
-		return g.resolveSource(ctx, workspace, v.Source, depth+1)
+		return g.resolveSource(ctx, site, v.Source, depth+1)
 	}
 	if m := runPath.FindStringSubmatch(src); m != nil {
-		d, err := g.runs.Run(ctx, workspace, m[1])
+		d, err := g.runs.Run(ctx, site.GUID, m[1])
 		if err != nil {
 			return "", err
 		}
@@ -150,15 +151,15 @@ func (g *Registry) resolveSource(ctx context.Context, workspace, src string, dep
 }
 
 // DownloadURI is where an MLflow client reads the bytes of a version.
-func (g *Registry) DownloadURI(ctx context.Context, workspace, name, number string) (string, error) {
-	v, err := g.Version(ctx, workspace, name, number)
+func (g *Registry) DownloadURI(ctx context.Context, site ml.Site, name, number string) (string, error) {
+	v, err := g.Version(ctx, site, name, number)
 	if err != nil {
 		return "", err
 	}
 	if v.path != "" {
 		return proxyURI(v.path), nil
 	}
-	uri, err := g.resolveSource(ctx, workspace, v.Source, 0)
+	uri, err := g.resolveSource(ctx, site, v.Source, 0)
 	if fault.Is(err, fault.Missing) {
 		return v.Source, nil // what it came from is gone
 	}
