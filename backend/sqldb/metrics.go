@@ -221,6 +221,13 @@ func (t *Tracking) foldRun(ctx context.Context, run int64) error {
 	}
 	packedLatest := packLatest(best.metrics())
 	err = t.db.Write(ctx, func(tx *Tx) error {
+		result, err := tx.Exec(`UPDATE runs SET latest = ? WHERE seq = ?`, packedLatest, run)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return err // the run was removed, and its rows with it
+		}
 		for _, id := range replaced {
 			if _, err := tx.Exec(`DELETE FROM metric_chunks WHERE id = ?`, id); err != nil {
 				return err
@@ -232,10 +239,7 @@ func (t *Tracking) foldRun(ctx context.Context, run int64) error {
 				return err
 			}
 		}
-		if _, err := tx.Exec(`UPDATE runs SET latest = ? WHERE seq = ?`, packedLatest, run); err != nil {
-			return err
-		}
-		_, err := tx.Exec(`DELETE FROM metric_log WHERE run = ? AND id <= ?`, run, until)
+		_, err = tx.Exec(`DELETE FROM metric_log WHERE run = ? AND id <= ?`, run, until)
 		return err
 	})
 	if err != nil {

@@ -8,12 +8,11 @@ import (
 	"time"
 
 	"lapis/edge/mlflowhttp"
-	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/ml/registry"
 	"lapis/ml/tracking"
 	"lapis/resource"
-	"lapis/resource/identity"
 	"lapis/resource/rbac"
 )
 
@@ -21,31 +20,24 @@ import (
 // for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
 func (v *server) newMLflow(resources resource.Store, runs tracking.Store, blobs blob.Store) *mlflowhttp.Server {
 	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
-	sites := &sites{store: resources, byID: map[string]knownSite{}, byGUID: map[string]ml.Site{}}
+	sites := &sites{store: resources, byID: map[string]knownSite{}}
+	service := tracking.New(runs)
 	return mlflowhttp.New(mlflowhttp.Config{
-		Tracking: tracking.New(runs),
-		Blobs:    blobs,
-		Container: func(_ context.Context, workspace string) (blob.Container, error) {
-			site, err := sites.named(workspace)
-			return site.Artifacts(), err
-		},
-		Resolve: func(r *http.Request) (workspace, rest string, err error) {
+		Tracking:  service,
+		Registry:  registry.New(v.manager, service),
+		Resources: resources,
+		Blobs:     blobs,
+		Resolve: func(r *http.Request) (ml.Site, string, error) {
 			id, rest := main, r.URL.Path
 			if m := underWorkspace.FindStringSubmatch(r.URL.Path); m != nil {
 				id, rest = m[1], m[2]
 			}
 			site, err := sites.find(r.Context(), id)
-			return site.GUID, rest, err
+			return site, rest, err
 		},
 		Authenticate: v.auth.Require,
-		Access: func(ctx context.Context, p identity.Principal, workspace, permission string) error {
-			site, err := sites.named(workspace)
-			if err != nil {
-				return err
-			}
-			return rbac.Checker{}.Check(ctx, p, permission, site.ID)
-		},
-		Log: v.log,
+		Access:       rbac.Checker{},
+		Log:          v.log,
 	})
 }
 
@@ -55,9 +47,8 @@ var underWorkspace = regexp.MustCompile(`^/(?i:mlflow/v[12]\.0(/subscriptions/[^
 type sites struct {
 	store resource.Store
 
-	mu     sync.Mutex
-	byID   map[string]knownSite
-	byGUID map[string]ml.Site
+	mu   sync.Mutex
+	byID map[string]knownSite
 }
 
 type knownSite struct {
@@ -87,17 +78,5 @@ func (s *sites) find(ctx context.Context, text string) (ml.Site, error) {
 		return ml.Site{}, err
 	}
 	s.byID[id.Key()] = knownSite{site, time.Now()}
-	s.byGUID[site.GUID] = site
-	return site, nil
-}
-
-// named returns a workspace that find has found before.
-func (s *sites) named(guid string) (ml.Site, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	site, ok := s.byGUID[guid]
-	if !ok {
-		return site, fault.NotFound("there is no workspace %s", guid)
-	}
 	return site, nil
 }

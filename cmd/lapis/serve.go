@@ -123,6 +123,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	if err != nil {
 		return nil, err
 	}
+	v.loops = append(v.loops, loop{"metrics", runs.Fold})
 	stored, err := disk.New(f.path("blobs"))
 	if err != nil {
 		return nil, err

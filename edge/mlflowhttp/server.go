@@ -38,8 +38,9 @@ type Config struct {
 	Resources resource.Store
 	Blobs     blob.Store
 
-	// Default is the workspace of requests whose path names none.
-	Default resource.ID
+	// Resolve tells which workspace a request is for, and the path below it:
+	// "/api/2.0/mlflow/…".
+	Resolve func(r *http.Request) (site ml.Site, rest string, err error)
 
 	// Authenticate hands requests on with their principal in the context
 	// (identity.Of), and others to refuse.
@@ -227,7 +228,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
-	id, rest, err := s.resolve(r.URL.Path)
+	site, rest, err := s.Resolve(r)
 	if err != nil {
 		return err
 	}
@@ -251,13 +252,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 		return s.offered(path, rest)
 	}
 	if s.Access != nil && route.permission != "" {
-		if err := s.Access.Check(r.Context(), identity.Of(r.Context()), route.permission, id); err != nil {
+		if err := s.Access.Check(r.Context(), identity.Of(r.Context()), route.permission, site.ID); err != nil {
 			return err
 		}
-	}
-	site, err := ml.SiteOf(r.Context(), s.Resources, id)
-	if err != nil {
-		return err
 	}
 	c := &call{w: w, r: r, site: site, workspace: site.GUID, vars: vars, server: s}
 	if !route.raw {
@@ -266,31 +263,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return route.serve(c)
-}
-
-// resolve tells which workspace a path is for, and the path below it. Clients
-// that were given an Azure ML workspace's address begin with
-// "/mlflow/v1.0/subscriptions/…/workspaces/NAME"; others mean the default.
-func (s *Server) resolve(path string) (resource.ID, string, error) {
-	rest, ok := strings.CutPrefix(path, "/mlflow/v1.0/")
-	if !ok {
-		if rest, ok = strings.CutPrefix(path, "/mlflow/v2.0/"); !ok {
-			return s.Default, path, nil
-		}
-	}
-	// subscriptions S resourceGroups G providers P workspaces W, then the rest
-	parts := strings.SplitN(rest, "/", 9)
-	if len(parts) < 8 {
-		return resource.ID{}, "", missing("%q does not name a workspace.", path)
-	}
-	id, err := resource.ParseID("/" + strings.Join(parts[:8], "/"))
-	if err != nil || !id.Is(ml.Workspaces) {
-		return resource.ID{}, "", missing("%q does not name a workspace.", path)
-	}
-	if len(parts) < 9 {
-		return id, "/", nil
-	}
-	return id, "/" + parts[8], nil
 }
 
 // notOffered are parts of MLflow that are left out, by the start of their path.

@@ -5,74 +5,107 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"lapis/backend/disk"
 	"lapis/backend/sqldb"
 	"lapis/edge/mlflowhttp"
-	"lapis/ml/blob"
+	"lapis/ml"
+	"lapis/ml/model"
+	"lapis/ml/registry"
 	"lapis/ml/tracking"
+	"lapis/ml/workspace"
+	"lapis/resource"
+	"lapis/resource/identity"
+	"lapis/resource/manager"
+	"lapis/resource/rbac"
+	"lapis/resource/scope"
 )
 
-const workspace = "6f1b7a2e-0000-4000-8000-000000000001"
+const (
+	group = "/subscriptions/5f1b7a2e-0000-4000-8000-000000000001/resourceGroups/g"
+	main  = group + "/providers/" + ml.Workspaces + "/main"
+)
 
-// serve starts a server over a fresh database and folder.
-func serve(t testing.TB) string {
+var admin = identity.Principal{ID: "6f1b7a2e-0000-4000-8000-000000000002", Name: "admin", Kind: identity.User}
+
+// serve starts a server with one workspace over a fresh database and folder.
+func serve(t testing.TB) (url string, runs *sqldb.Tracking) {
 	t.Helper()
-	dir := os.Getenv("LAPIS_TEST_DATA")
-	if dir == "" {
-		dir = t.TempDir()
-	}
+	dir := t.TempDir()
 	db, err := sqldb.Open(filepath.Join(dir, "lapis.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	runs, err := sqldb.NewTracking(db)
-	if err != nil {
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if runs, err = sqldb.NewTracking(db); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := disk.New(filepath.Join(dir, "blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	resources := sqldb.NewResources(db)
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	types := []*resource.Type{scope.Subscriptions(), scope.Groups(),
+		workspace.Type(blobs, func(context.Context, string) (int, error) { return 0, nil })}
+	types = append(types, model.Models(resources, blobs).Types(resources)...)
+	m := manager.New(resource.NewTypes(types...), resources, rbac.Checker{}, nil, log)
 	ctx, cancel := context.WithCancel(context.Background())
-	folded := make(chan error, 1)
-	go func() { folded <- runs.Fold(ctx) }()
-	s := httptest.NewUnstartedServer(mlflowhttp.New(mlflowhttp.Config{
-		Tracking: tracking.New(runs),
-		Blobs:    blobs,
-		Container: func(context.Context, string) (blob.Container, error) {
-			return blob.Container{Account: "lapis", Name: "artifacts"}, nil
-		},
-		Resolve: func(r *http.Request) (string, string, error) { return workspace, r.URL.Path, nil },
-		Log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	}))
-	s.Start()
+	loops := make(chan error, 2)
+	go func() { loops <- runs.Fold(ctx) }()
+	go func() { loops <- m.Run(ctx) }()
 	t.Cleanup(func() {
-		s.Close()
 		cancel()
-		if err := <-folded; err != nil {
-			t.Error(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Error(err)
+		for range 2 {
+			if err := <-loops; err != nil {
+				t.Error(err)
+			}
 		}
 	})
-	return s.URL
-}
-
-// TestServeForever serves and writes its address to a file, for trying clients by hand.
-func TestServeForever(t *testing.T) {
-	if os.Getenv("LAPIS_TEST_SERVE") == "" {
-		t.Skip("set LAPIS_TEST_SERVE to serve until interrupted")
+	for _, r := range []struct{ id, body string }{
+		{group[:len("/subscriptions/")+36], `{"properties":{}}`},
+		{group, `{"location":"local"}`},
+		{main, `{"location":"local","properties":{}}`},
+	} {
+		if _, err := m.Put(t.Context(), manager.Request{ID: mustID(t, r.id), Caller: admin, Body: []byte(r.body)}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(os.Getenv("LAPIS_TEST_SERVE"), []byte(serve(t)), 0o600); err != nil {
+	site, err := ml.SiteOf(t.Context(), resources, mustID(t, main))
+	for i := 0; err != nil && i < 100; i++ {
+		time.Sleep(20 * time.Millisecond) // the workspace is made by the operations loop
+		site, err = ml.SiteOf(t.Context(), resources, mustID(t, main))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, os.Interrupt)
-	<-stop
+	service := tracking.New(runs)
+	s := httptest.NewServer(mlflowhttp.New(mlflowhttp.Config{
+		Tracking: service, Registry: registry.New(m, service), Resources: resources, Blobs: blobs,
+		Resolve: func(r *http.Request) (ml.Site, string, error) { return site, r.URL.Path, nil },
+		Authenticate: func(next http.Handler, _ func(http.ResponseWriter, *http.Request, error)) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r.WithContext(identity.With(r.Context(), admin)))
+			})
+		},
+		Access: rbac.Checker{}, Log: log,
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, runs
+}
+
+func mustID(t testing.TB, text string) resource.ID {
+	t.Helper()
+	id, err := resource.ParseID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

@@ -26,6 +26,10 @@ type Kind struct {
 	Fixed []string
 	Moved func(id resource.ID, property string) error
 
+	// Kept are properties that a PUT without them leaves as they are: a client
+	// that does not know them must not take them away.
+	Kept []string
+
 	// Names and Versions refuse a name; nil is the common rule.
 	Names, Versions func(string) error
 
@@ -101,6 +105,9 @@ func (k Kind) admitContainer(c *resource.Change) error {
 	if err != nil {
 		return err
 	}
+	if err := k.keep(c, p); err != nil {
+		return err
+	}
 	if err := flags(p, c.New); err != nil {
 		return err
 	}
@@ -111,6 +118,23 @@ func (k Kind) admitContainer(c *resource.Change) error {
 	c.New.Properties = p.Raw()
 	if len(c.New.Status) == 0 {
 		c.New.Status, _ = json.Marshal(counts{NextVersion: "1"})
+	}
+	return nil
+}
+
+// keep takes over what the kind keeps.
+func (k Kind) keep(c *resource.Change, p resource.Document) error {
+	if c.Old == nil || len(k.Kept) == 0 {
+		return nil
+	}
+	old, err := resource.ParseDocument(c.Old.Properties)
+	if err != nil {
+		return err
+	}
+	for _, name := range k.Kept {
+		if raw, ok := old[name]; ok && p[name] == nil {
+			p[name] = raw
+		}
 	}
 	return nil
 }
@@ -154,6 +178,9 @@ func scalars(m map[string]any) bool {
 func (k Kind) admit(ctx context.Context, store resource.Store, c *resource.Change) error {
 	p, err := resource.ParseDocument(c.New.Properties)
 	if err != nil {
+		return err
+	}
+	if err := k.keep(c, p); err != nil {
 		return err
 	}
 	if err := flags(p, c.New); err != nil {

@@ -29,7 +29,7 @@ var modelName = regexp.MustCompile(`^[^/:\\?#%\x00-\x1f]{1,255}$`)
 // Models is the kind of models.
 func Models(store resource.Store, blobs blob.Store) asset.Kind {
 	return asset.Kind{
-		Segment: "models", Title: "model", Fixed: []string{"modelUri", "modelType"},
+		Segment: "models", Title: "model", Fixed: []string{"modelUri", "modelType"}, Kept: []string{"mlflow"},
 		Names: func(name string) error {
 			if !modelName.MatchString(name) || strings.TrimSpace(name) == "" {
 				return fault.Invalid("%q is no name for a model: 1 to 255 characters without '/', ':', '\\', '?', '#' and '%%'", name).With("ValidationError").At("name")
@@ -59,7 +59,15 @@ func admit(ctx context.Context, store resource.Store, blobs blob.Store, c *resou
 	if err != nil {
 		return err
 	}
+	// MLflow's registry checks the source by its own rules and takes what is
+	// not here, too: prompts, which are text, and addresses elsewhere.
+	_, registered := p["mlflow"]
 	at, err := data.Locate(ctx, store, c.New.ID, uri)
+	if registered && fault.Find(err) != nil {
+		p.Default("flavors", map[string]any{})
+		p.Default("stage", "None")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -68,7 +76,7 @@ func admit(ctx context.Context, store resource.Store, blobs blob.Store, c *resou
 	if long := inDatastore(site, at); long != "" {
 		p.Set("modelUri", long)
 	}
-	if c.Old == nil {
+	if c.Old == nil && !registered {
 		if err := there(ctx, blobs, at, uri); err != nil {
 			return err
 		}
