@@ -23,7 +23,8 @@ type cage struct {
 // newCage makes groups for the task with the folder dir. The error says which
 // limit cannot be had and why; the cage holds the others.
 func newCage(dir string, memory int64, cpu float64) (*cage, error) {
-	name := "lapis-" + filepath.Base(dir)
+	// Servers of several data folders may share this machine.
+	name := filepath.Base(shortcut(dir))
 	own, err := ownGroups()
 	if err != nil {
 		return nil, err
@@ -76,11 +77,23 @@ func makeGroup(controller, own, name string) (string, error) {
 	var err error
 	for _, parent := range []string{filepath.Join(cgroupRoot, controller, own), filepath.Join(cgroupRoot, controller)} {
 		dir := filepath.Join(parent, name)
-		if err = os.Mkdir(dir, 0o755); err == nil || errors.Is(err, os.ErrExist) {
+		if err = freshGroup(dir); err == nil {
 			return dir, nil
 		}
 	}
 	return "", fmt.Errorf("no %s group can be made: %w", controller, err)
+}
+
+// freshGroup makes the group, in place of one that a crash has left: that has
+// counted kills of its own.
+func freshGroup(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, os.ErrExist) {
+		if err = os.Remove(dir); err == nil {
+			err = os.Mkdir(dir, 0o755)
+		}
+	}
+	return err
 }
 
 // unifiedCage makes a version 2 group in the nearest group above us that lets
@@ -92,8 +105,8 @@ func unifiedCage(own, name string, memory int64, cpu float64) (*cage, error) {
 		shared, _ := readAll(filepath.Join(cgroupRoot, parent, "cgroup.subtree_control"), 4096)
 		if strings.Contains(" "+strings.TrimSpace(string(shared))+" ", " memory ") {
 			dir := filepath.Join(cgroupRoot, parent, name)
-			err := os.Mkdir(dir, 0o755)
-			if err == nil || errors.Is(err, os.ErrExist) {
+			err := freshGroup(dir)
+			if err == nil {
 				c := &cage{memory: dir, cpu: dir, unified: true}
 				var errs []error
 				if memory > 0 {

@@ -175,7 +175,8 @@ const (
 	pythonSocket = "/pymp-12345678/listener-12345678"
 )
 
-// shortcut is a link to a task's TMPDIR for folders whose path is too long.
+// shortcut is a link to a task's TMPDIR for folders whose path is too long. No
+// other task of this machine has one of that name.
 func shortcut(dir string) string {
 	sum := sha256.Sum256([]byte(dir))
 	return filepath.Join("/tmp", "lapis-"+base32.HexEncoding.EncodeToString(sum[:10]))
