@@ -228,8 +228,43 @@ func (w *world) StorageSuffix() string {
 	return "core.lapis@" + host
 }
 
+// deployedWorkspace turns the deployment that creates a workspace into the PUT
+// of the workspace. A deployment is for the stores beside it, which a server
+// that keeps all in one place has none of.
+func deployedWorkspace(r spec.Request) (spec.Request, bool) {
+	at := strings.Index(r.Path, "/providers/Microsoft.Resources/deployments/")
+	if at < 0 {
+		return r, false
+	}
+	properties, _ := r.Body["properties"].(map[string]any)
+	parameters, _ := properties["parameters"].(map[string]any)
+	value := func(name string) any {
+		p, _ := parameters[name].(map[string]any)
+		return p["value"]
+	}
+	given := map[string]any{}
+	for parameter, key := range map[string]string{
+		"friendlyName": "friendlyName", "description": "description", "imageBuildCompute": "imageBuildCompute", "publicNetworkAccess": "publicNetworkAccess",
+		"primaryUserAssignedIdentity": "primaryUserAssignedIdentity", "systemDatastoresAuthMode": "systemDatastoresAuthMode", "managedNetwork": "managedNetwork",
+	} {
+		if v := value(parameter); v != nil && v != "" {
+			given[key] = v
+		}
+	}
+	if value("confidential_data") == "true" {
+		given["hbiWorkspace"] = true
+	}
+	tags, _ := value("tagValues").(map[string]any)
+	delete(tags, "createdByToolkit")
+	return spec.Request{
+		Method: http.MethodPut, Path: r.Path[:at] + "/providers/Microsoft.MachineLearningServices/workspaces/" + fmt.Sprint(value("workspaceName")), APIVersion: apiVersion,
+		Body: map[string]any{"location": value("location"), "tags": tags, "identity": value("identity"), "properties": given},
+	}, true
+}
+
 // Send implements spec.World.
 func (w *world) Send(ctx context.Context, r spec.Request) (json.RawMessage, error) {
+	r, _ = deployedWorkspace(r)
 	q := url.Values{}
 	for k, v := range r.Query {
 		q.Set(k, v)

@@ -129,7 +129,11 @@ func (c *Client) Stream(ctx context.Context, job string, f Follow) (Run, error) 
 		if err := sleep(ctx, pause); err != nil {
 			return r, err
 		}
-		pause = min(pause*3/2, 800*time.Millisecond)
+		most := 800 * time.Millisecond
+		if r.Status == "Running" {
+			most = 400 * time.Millisecond
+		}
+		pause = min(pause*3/2, most)
 	}
 }
 
@@ -294,7 +298,7 @@ func (c *Client) outputs(ctx context.Context, job string) (map[string]string, er
 			continue
 		}
 		kind, service := "data", "/data/v1.0"+c.Path()+"/dataversion/batchGetResolvedUris"
-		if strings.Contains(strings.ToLower(o.Type), "model") {
+		if strings.Contains(o.AssetID, "/models/") {
 			kind, service = "models", "/modelregistry/v1.0"+c.Path()+"/models/batchGetResolvedUris"
 		}
 		u := url.URL{Path: service}
@@ -309,7 +313,9 @@ func (c *Client) outputs(ctx context.Context, job string) (map[string]string, er
 			return nil, err
 		}
 		for _, v := range resolved.Values {
-			out[name] = v.URI + v.Path
+			if out[name] = v.URI; v.URI == "" {
+				out[name] = v.Path
+			}
 		}
 	}
 	return out, nil

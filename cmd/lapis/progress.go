@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mattn/go-isatty"
 )
 
 // progress draws on a terminal what a command is doing: one line at the foot
@@ -27,8 +29,7 @@ func isTerminal(w any) bool {
 	if !ok {
 		return false
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull && os.Getenv("TERM") != "dumb"
+	return isatty.IsTerminal(f.Fd()) && os.Getenv("TERM") != "dumb"
 }
 
 // bar shows how far a transfer is.
