@@ -152,7 +152,7 @@ func TestTaskRunsOnceWhereverTheServerIsKilled(t *testing.T) {
 
 func TestTasksRunOnceUnderRandomKillsOfTheServer(t *testing.T) {
 	rounds := 15
-	if n, err := strconv.Atoi(os.Getenv("LAPIS_SOAK_KILLS")); err == nil {
+	if n, err := strconv.Atoi(os.Getenv("LAPIS_CRASHES")); err == nil {
 		rounds = n
 	}
 	start := uint64(time.Now().UnixNano())

@@ -44,8 +44,8 @@ func Supervise() int {
 	syscall.CloseOnExec(lockFD)
 	syscall.CloseOnExec(answerFD)
 	answer := os.NewFile(answerFD, "answer")
-	if answer == nil {
-		fmt.Fprintln(os.Stderr, "lapis supervise is started by the server, not by hand")
+	if st, err := os.Stdin.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
+		fmt.Fprintln(os.Stderr, "Error: lapis supervise is started by the server, not by hand; to run a job, use lapis job submit")
 		return 2
 	}
 	var s supervisor
