@@ -175,7 +175,8 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		types = append(types, kind.Types(resources)...)
 	}
 	v.manager = manager.New(resource.NewTypes(types...), resources, rbac.Checker{}, nil, log)
-	v.loops = append(v.loops, loop{"operations", v.manager.Run})
+	v.loops = append(v.loops, loop{"operations", v.manager.Run},
+		loop{"upkeep", v.upkeep(resources, stored, builder, v.dispatcher)})
 
 	// The protocols, on one origin.
 	v.router = &edge.Router{}

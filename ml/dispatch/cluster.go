@@ -15,7 +15,10 @@ import (
 // clusters are the nodes of the compute targets, by the compute's key. A node
 // is a place for one job; on this machine it costs nothing, but it comes, waits
 // and goes as the cluster's scale settings say.
-type clusters map[string]*cluster
+type clusters struct {
+	of     map[string]*cluster
+	listed time.Time // when all were last looked for
+}
 
 type cluster struct {
 	id     resource.ID
@@ -37,7 +40,7 @@ const refreshEvery = time.Second
 
 // refresh reads the targets that waiting or running jobs name, and from time to
 // time all.
-func (cs clusters) refresh(ctx context.Context, store resource.Store, waiting []demand, running map[string]demand) error {
+func (cs *clusters) refresh(ctx context.Context, store resource.Store, waiting []demand, running map[string]demand) error {
 	need := map[string]resource.ID{}
 	for _, w := range waiting {
 		if !w.compute.Zero() {
@@ -49,7 +52,7 @@ func (cs clusters) refresh(ctx context.Context, store resource.Store, waiting []
 			need[w.compute.Key()] = w.compute
 		}
 	}
-	for key, c := range cs {
+	for key, c := range cs.of {
 		if time.Since(c.read) > refreshEvery {
 			need[key] = c.id
 		} else {
@@ -68,10 +71,10 @@ func (cs clusters) refresh(ctx context.Context, store resource.Store, waiting []
 		return err
 	}
 	for key, id := range need {
-		c := cs[key]
+		c := cs.of[key]
 		if c == nil {
 			c = &cluster{id: id}
-			cs[key] = c
+			cs.of[key] = c
 		}
 		r, ok := found[key]
 		c.gone, c.read = !ok, time.Now()
@@ -88,8 +91,17 @@ func (cs clusters) refresh(ctx context.Context, store resource.Store, waiting []
 	return nil
 }
 
-// known takes up all clusters at a start, so that their node counts become true.
-func (cs clusters) known(ctx context.Context, store resource.Store) error {
+// listEvery is how often new targets are looked for that no job names yet: one
+// with a least number of nodes has them without a job.
+const listEvery = 3 * time.Second
+
+// known takes up all targets, so that their node counts become true, also after
+// a restart.
+func (cs *clusters) known(ctx context.Context, store resource.Store) error {
+	if time.Since(cs.listed) < listEvery {
+		return nil
+	}
+	cs.listed = time.Now()
 	after := ""
 	for {
 		page, err := store.List(ctx, resource.Query{Type: compute.Type, Limit: 1000, After: after})
@@ -97,8 +109,8 @@ func (cs clusters) known(ctx context.Context, store resource.Store) error {
 			return err
 		}
 		for _, r := range page.Resources {
-			if cs[r.ID.Key()] == nil {
-				cs[r.ID.Key()] = &cluster{id: r.ID}
+			if cs.of[r.ID.Key()] == nil {
+				cs.of[r.ID.Key()] = &cluster{id: r.ID}
 			}
 		}
 		if after = page.Next; after == "" {
@@ -124,25 +136,25 @@ func newNode() string {
 }
 
 // release makes a job's node idle.
-func (cs clusters) release(w demand, now time.Time) {
-	if c := cs[w.compute.Key()]; c != nil && w.node != "" {
+func (cs *clusters) release(w demand, now time.Time) {
+	if c := cs.of[w.compute.Key()]; c != nil && w.node != "" {
 		c.idle = append(c.idle, idleNode{id: w.node, since: now})
 	}
 }
 
 // settle scales the clusters and writes the counts that have changed into the
 // computes' status.
-func (cs clusters) settle(ctx context.Context, store resource.Store, running map[string]demand, now time.Time) error {
+func (cs *clusters) settle(ctx context.Context, store resource.Store, running map[string]demand, now time.Time) error {
 	busy := map[string][]compute.Node{}
 	for _, w := range running {
 		if !w.compute.Zero() {
 			busy[w.compute.Key()] = append(busy[w.compute.Key()], compute.Node{ID: w.node, Job: w.run.ID})
 		}
 	}
-	for key, c := range cs {
+	for key, c := range cs.of {
 		if c.gone {
 			if len(busy[key]) == 0 {
-				delete(cs, key)
+				delete(cs.of, key)
 			}
 			continue
 		}

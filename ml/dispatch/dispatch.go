@@ -65,7 +65,7 @@ type Dispatcher struct {
 // New makes a dispatcher.
 func New(c Config) *Dispatcher {
 	return &Dispatcher{Config: c, wake: make(chan struct{}, 1), busy: map[string]context.CancelFunc{},
-		running: map[string]demand{}, ready: map[string]demand{}, sites: map[string]ml.Site{}, clusters: clusters{}}
+		running: map[string]demand{}, ready: map[string]demand{}, sites: map[string]ml.Site{}, clusters: clusters{of: map[string]*cluster{}}}
 }
 
 // Wake asks for a pass.
@@ -124,6 +124,21 @@ func (d *Dispatcher) Open(ctx context.Context, workspace string) (int, error) {
 	return n, nil
 }
 
+// Uses tells whether a job that has not ended uses the environment of that
+// hash.
+func (d *Dispatcher) Uses(hash string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, jobs := range []map[string]demand{d.ready, d.running} {
+		for _, w := range jobs {
+			if w.env.Recipe.Hash() == hash {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // TaskID names the task of a job.
 func TaskID(workspace, job string) string { return workspace + "/" + strings.ToLower(job) }
 
@@ -174,6 +189,9 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 		}
 	}
 	d.sweep(ctx, alive, tasks)
+	if err := d.clusters.known(ctx, d.Resources); err != nil {
+		return err
+	}
 	if err := d.clusters.refresh(ctx, d.Resources, waiting, d.running); err != nil {
 		return err
 	}

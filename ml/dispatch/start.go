@@ -30,7 +30,7 @@ func (d *Dispatcher) start(ctx context.Context, waiting []demand) {
 		}
 	}
 	free := capacity{slots: d.Slots - len(d.running), total: d.Slots, gpus: d.Machine.GPUs, targets: map[string]*targetState{}}
-	for key, c := range d.clusters {
+	for key, c := range d.clusters.of {
 		free.targets[key] = &targetState{target: c.target, gone: c.gone}
 	}
 	for _, w := range d.running {
@@ -102,7 +102,7 @@ var errCanceled = errors.New("the job was cancelled")
 
 // launch starts a job's task. The job holds its slot from now on.
 func (d *Dispatcher) launch(ctx context.Context, w demand) {
-	if c := d.clusters[w.compute.Key()]; c != nil && !w.compute.Zero() {
+	if c := d.clusters.of[w.compute.Key()]; c != nil && !w.compute.Zero() {
 		w.node = c.take()
 	}
 	delete(d.ready, w.id)
@@ -233,7 +233,7 @@ func (d *Dispatcher) grant(t *compute.Task, w demand) (notes []string) {
 	size := w.size
 	if size.Name == "" && !w.compute.Zero() {
 		d.mu.Lock()
-		if c := d.clusters[w.compute.Key()]; c != nil {
+		if c := d.clusters.of[w.compute.Key()]; c != nil {
 			size, _ = compute.ParseSize(c.target.Size)
 		}
 		d.mu.Unlock()
