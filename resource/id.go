@@ -244,7 +244,8 @@ func checkSegment(s string) error {
 		return fault.Invalid("the resource id is not valid UTF-8").With("InvalidResourceId")
 	}
 	for _, r := range s {
-		if r < 0x20 || r == 0x7f || r == '/' || r == '\\' || r == '?' || r == '#' {
+		// '%' would be decoded a second time when the id is read again.
+		if r < 0x20 || r == 0x7f || r == '/' || r == '\\' || r == '?' || r == '#' || r == '%' {
 			return fault.Invalid("the part %q of the resource id has the character %q, which is not allowed", clip(s), r).With("InvalidResourceId")
 		}
 	}

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -52,3 +53,15 @@ const (
 	Failed    = "Failed"
 	Canceled  = "Canceled"
 )
+
+// MatchesEtag tells whether the etag is in a list as If-Match has it: `"a", "b"`
+// or *.
+func MatchesEtag(list, etag string) bool {
+	for one := range strings.SplitSeq(list, ",") {
+		one = strings.Trim(strings.TrimPrefix(strings.TrimSpace(one), "W/"), `"`)
+		if one == "*" || one == etag {
+			return true
+		}
+	}
+	return false
+}

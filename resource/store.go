@@ -24,8 +24,8 @@ type Store interface {
 	// see them. If what was expected does not hold, the fault is Changed.
 	Commit(ctx context.Context, b Batch) (int64, error)
 
-	// Changes returns what commits after "after" touched, oldest first, at most
-	// limit of them.
+	// Changes returns what commits after "after" touched, oldest first: about
+	// limit of them, and never a part of a commit.
 	Changes(ctx context.Context, after int64, limit int) ([]Touched, error)
 
 	// Notify returns a channel that is closed at the next commit.
@@ -51,7 +51,7 @@ const (
 type Write struct {
 	Resource Resource // Etag, Born and Seq are the store's; Created is kept when it exists
 	Expect   string   // an etag, Any or Absent
-	Keep     bool     // the status that is stored stays as it is
+	Keep     bool     // the status that is stored stays; Resource's is for a new one alone
 }
 
 // StatusWrite replaces the platform's half of a resource and leaves the user's
@@ -59,6 +59,11 @@ type Write struct {
 type StatusWrite struct {
 	ID     ID
 	Status json.RawMessage
+
+	// Change, instead of Status, makes the new status of the one that is
+	// stored; nobody writes in between. It must be quick. Its error undoes the
+	// batch.
+	Change func(stored json.RawMessage) (json.RawMessage, error)
 }
 
 // Removal deletes one resource, with all below it if Deep.

@@ -71,6 +71,10 @@ type Action struct {
 	// Run does it and returns the answer's body, nil for none.
 	Run func(ctx context.Context, call Call) (any, error)
 
+	// Begin, of an Async action, is done before the reply: what must not wait
+	// until there is time for Run.
+	Begin func(ctx context.Context, call Call) error
+
 	// Bare: the resource itself need not be there (startPendingUpload).
 	Bare bool
 
@@ -97,7 +101,6 @@ type Change struct {
 	New    *Resource // what will be stored; nil at a deletion. Admit may alter it
 	Caller identity.Principal
 	Batch  Batch // what is stored together with it; Admit may add to it
-	Again  bool  // the wanted resource equals the stored one
 	View   View
 }
 

@@ -125,40 +125,15 @@ func (s *Resources) List(ctx context.Context, q resource.Query) (resource.Page, 
 	if limit <= 0 {
 		limit = 100
 	}
-	where := []string{"type = ?"}
-	args := []any{strings.ToLower(q.Type)}
-	add := func(cond string, values ...any) {
-		where = append(where, cond)
-		args = append(args, values...)
+	query, args, err := listQuery(q, limit)
+	if err != nil {
+		return resource.Page{}, err
 	}
-	if !q.Parent.Zero() {
-		add("parent = ?", q.Parent.Key())
-	} else if !q.Scope.Zero() {
-		add("key > ? AND key < ?", q.Scope.Key()+"/", q.Scope.Key()+"0") // "0" follows "/"
+	stmt, err := s.db.prepared(ctx, query)
+	if err != nil {
+		return resource.Page{}, err
 	}
-	if q.Archived != nil {
-		add("archived = ?", *q.Archived)
-	}
-	if q.Lookup != "" {
-		add("lookup = ?", q.Lookup)
-	}
-	order := "key"
-	if q.Newest {
-		order = "born DESC, key DESC"
-		if q.After != "" {
-			n, key, ok := strings.Cut(q.After, " ")
-			born, err := strconv.ParseInt(n, 10, 64)
-			if !ok || err != nil {
-				return resource.Page{}, badToken()
-			}
-			add("(born < ? OR (born = ? AND key < ?))", born, born, key)
-		}
-	} else if q.After != "" {
-		add("key > ?", q.After)
-	}
-	args = append(args, limit+1)
-	rows, err := s.db.Read().QueryContext(ctx, "SELECT "+resourceColumns+" FROM resources WHERE "+
-		strings.Join(where, " AND ")+" ORDER BY "+order+" LIMIT ?", args...)
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return resource.Page{}, err
 	}
@@ -173,6 +148,54 @@ func (s *Resources) List(ctx context.Context, q resource.Query) (resource.Page, 
 		}
 	}
 	return page, err
+}
+
+// listQuery is the statement for one page and the first resource after it. The
+// texts it makes are few.
+func listQuery(q resource.Query, limit int) (query string, args []any, err error) {
+	where := "type = ?"
+	args = []any{strings.ToLower(q.Type)}
+	add := func(cond string, values ...any) {
+		where += " AND " + cond
+		args = append(args, values...)
+	}
+	// Named, so that a page costs what is on it: the index has the order too.
+	index := "resources_type"
+	within := func(above resource.ID) { add("key > ? AND key < ?", above.Key()+"/", above.Key()+"0") } // "0" follows "/"
+	switch {
+	case !q.Parent.Zero():
+		add("parent = ?", q.Parent.Key())
+		if q.Newest {
+			index = "resources_parent"
+		} else {
+			within(q.Parent)
+		}
+	case !q.Scope.Zero():
+		within(q.Scope)
+	}
+	if q.Archived != nil {
+		add("archived = ?", *q.Archived)
+	}
+	if q.Lookup != "" {
+		add("lookup = ? AND lookup <> ''", q.Lookup) // the second part is what the index is made with
+		index = "resources_lookup"
+	}
+	order := "key"
+	if q.Newest {
+		order = "born DESC, key DESC"
+		if q.After != "" {
+			n, key, ok := strings.Cut(q.After, " ")
+			born, err := strconv.ParseInt(n, 10, 64)
+			if !ok || err != nil {
+				return "", nil, badToken()
+			}
+			add("(born, key) < (?, ?)", born, key)
+		}
+	} else if q.After != "" {
+		add("key > ?", q.After)
+	}
+	return "SELECT " + resourceColumns + " FROM resources INDEXED BY " + index + " WHERE " + where +
+		" ORDER BY " + order + " LIMIT ?", append(args, limit+1), nil
 }
 
 func badToken() error {
@@ -195,7 +218,7 @@ func (s *Resources) Commit(ctx context.Context, b resource.Batch) (int64, error)
 			}
 		}
 		for _, w := range b.Statuses {
-			if _, err := tx.Exec("UPDATE resources SET status = ?, seq = ? WHERE key = ?", string(w.Status), seq, w.ID.Key()); err != nil {
+			if err := putStatus(tx, seq, w); err != nil {
 				return err
 			}
 		}
@@ -257,10 +280,46 @@ func expect(tx *Tx, id resource.ID, want string) error {
 	return nil
 }
 
+func putStatus(tx *Tx, seq int64, w resource.StatusWrite) error {
+	status := w.Status
+	if w.Change != nil {
+		var stored sql.NullString
+		err := tx.QueryRow("SELECT status FROM resources WHERE key = ?", w.ID.Key()).Scan(&stored)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if stored.Valid {
+			status = json.RawMessage(stored.String)
+		}
+		if status, err = w.Change(status); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec("UPDATE resources SET status = ?, seq = ? WHERE key = ?", textOrNull(status), seq, w.ID.Key())
+	return err
+}
+
 func putResource(tx *Tx, seq int64, w resource.Write) error {
 	r := w.Resource
 	if err := expect(tx, r.ID, w.Expect); err != nil {
 		return err
+	}
+	if w.Expect != resource.Absent {
+		var text string
+		err := tx.QueryRow("SELECT envelope FROM resources WHERE key = ?", r.ID.Key()).Scan(&text)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err == nil {
+			var e envelope
+			if err := json.Unmarshal([]byte(text), &e); err != nil {
+				return fmt.Errorf("stored envelope of %s: %w", r.ID, err)
+			}
+			r.Created = e.Created
+		}
 	}
 	env, err := json.Marshal(envelope{Location: r.Location, Kind: r.Kind, Tags: r.Tags, SKU: r.SKU,
 		Identity: r.Identity, Created: r.Created, Updated: r.Updated})
@@ -310,9 +369,25 @@ func removeResource(tx *Tx, seq int64, r resource.Removal) error {
 
 // Changes implements resource.Store.
 func (s *Resources) Changes(ctx context.Context, after int64, limit int) ([]resource.Touched, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT seq, text, gone FROM (
-		SELECT seq, text, 0 AS gone FROM resources WHERE seq > ?
-		UNION ALL SELECT seq, text, 1 FROM removed WHERE seq > ?) ORDER BY seq LIMIT ?`, after, after, limit)
+	// A reader that goes on after the last number has seen the whole commit: the
+	// answer ends with the commit in which the limit is reached.
+	bound, err := s.db.prepared(ctx, `SELECT coalesce(max(seq), 0) FROM (
+		SELECT seq FROM (SELECT seq FROM resources WHERE seq > ?1 ORDER BY seq LIMIT ?2)
+		UNION ALL SELECT seq FROM (SELECT seq FROM removed WHERE seq > ?1 ORDER BY seq LIMIT ?2)
+		ORDER BY seq LIMIT ?2)`)
+	if err != nil {
+		return nil, err
+	}
+	var last int64
+	if err := bound.QueryRowContext(ctx, after, max(limit, 1)).Scan(&last); err != nil {
+		return nil, err
+	}
+	stmt, err := s.db.prepared(ctx, `SELECT seq, text, 0 AS gone FROM resources WHERE seq > ?1 AND seq <= ?2
+		UNION ALL SELECT seq, text, 1 FROM removed WHERE seq > ?1 AND seq <= ?2 ORDER BY seq, gone DESC`)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := stmt.QueryContext(ctx, after, last)
 	if err != nil {
 		return nil, err
 	}

@@ -128,15 +128,11 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request, id resource.ID,
 		ID:          id,
 		Caller:      identity.Of(r.Context()),
 		Body:        body,
-		IfMatch:     unquote(r.Header.Get("If-Match")),
-		IfNoneMatch: unquote(r.Header.Get("If-None-Match")),
+		IfMatch:     r.Header.Get("If-Match"),
+		IfNoneMatch: r.Header.Get("If-None-Match"),
 		Correlation: w.Header().Get("x-ms-correlation-request-id"),
 		View:        view,
 	}, nil
-}
-
-func unquote(etag string) string {
-	return strings.Trim(strings.TrimPrefix(strings.TrimSpace(etag), "W/"), `"`)
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request, id resource.ID, view resource.View) error {
@@ -149,7 +145,7 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, id resource.ID, vie
 		return nil
 	}
 	w.Header().Set("ETag", `"`+res.Etag+`"`)
-	if match := unquote(r.Header.Get("If-None-Match")); match != "" && match == res.Etag {
+	if list := r.Header.Get("If-None-Match"); list != "" && resource.MatchesEtag(list, res.Etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}

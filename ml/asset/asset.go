@@ -227,28 +227,38 @@ func orNull(raw json.RawMessage) json.RawMessage {
 }
 
 // count adds the container, with the latest and next version, to the change.
+// The count is made where it is stored, so versions that are made at once do not
+// get in each other's way.
 func (k Kind) count(ctx context.Context, store resource.Store, c *resource.Change) error {
 	id := c.New.ID.Parent()
 	version := c.New.ID.Name()
-	w := resource.Write{Expect: resource.Absent}
-	n := counts{NextVersion: "1"}
 	held, err := store.Get(ctx, id)
 	switch {
 	case err == nil:
-		w.Resource, w.Expect = held, held.Etag
-		if len(held.Status) > 0 {
-			if err := json.Unmarshal(held.Status, &n); err != nil {
-				return err
-			}
-		}
+		c.Rely(held)
 	case fault.Is(err, fault.Missing):
 		if err := or(k.Names, k.checkName)(id.Name()); err != nil {
 			return err
 		}
-		w.Resource = resource.Resource{ID: id, Created: c.New.Created, Updated: c.New.Updated,
-			Properties: json.RawMessage(`{"isArchived":false,"properties":{},"tags":{}}`)}
+		c.Batch.Puts = append(c.Batch.Puts, resource.Write{Expect: resource.Absent, Resource: resource.Resource{
+			ID: id, Created: c.New.Created, Updated: c.New.Updated,
+			Properties: json.RawMessage(`{"isArchived":false,"properties":{},"tags":{}}`)}})
 	default:
 		return err
+	}
+	c.Batch.Statuses = append(c.Batch.Statuses, resource.StatusWrite{ID: id, Change: func(stored json.RawMessage) (json.RawMessage, error) {
+		return counted(stored, version)
+	}})
+	return nil
+}
+
+// counted is the status of a container after a version was added to it.
+func counted(status json.RawMessage, version string) (json.RawMessage, error) {
+	n := counts{NextVersion: "1"}
+	if len(status) > 0 {
+		if err := json.Unmarshal(status, &n); err != nil {
+			return nil, err
+		}
 	}
 	n.LatestVersion = version
 	next, err := strconv.ParseInt(n.NextVersion, 10, 64)
@@ -259,11 +269,7 @@ func (k Kind) count(ctx context.Context, store resource.Store, c *resource.Chang
 		next = v + 1
 	}
 	n.NextVersion = strconv.FormatInt(next, 10)
-	if w.Resource.Status, err = json.Marshal(n); err != nil {
-		return err
-	}
-	c.Batch.Puts = append(c.Batch.Puts, w)
-	return nil
+	return json.Marshal(n)
 }
 
 // Newest returns the version made last, archived or not; Missing if there is none.

@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"sort"
 	"time"
 
-	"lapis/fault"
 	"lapis/ml/compute"
 	"lapis/resource"
 )
@@ -204,17 +204,13 @@ func (c *cluster) write(ctx context.Context, store resource.Store, n compute.Nod
 	if text == c.shown || sameNodes(c.shown, text) {
 		return nil
 	}
-	r, err := store.Get(ctx, c.id)
-	if fault.Is(err, fault.Missing) {
-		c.gone = true
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	c.shown = text
 	n.Since = compute.Timestamp{Time: now}
-	_, err = store.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: r.ID, Status: compute.WithNodes(r.Status, n)}}})
+	_, err := store.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: c.id, Change: func(stored json.RawMessage) (json.RawMessage, error) {
+		return compute.WithNodes(stored, n), nil
+	}}}})
+	if err == nil {
+		c.shown = text
+	}
 	return err
 }
 

@@ -132,7 +132,7 @@ func (s *Service) Type() *resource.Type {
 		AdmitDelete: s.admitDelete,
 		View:        s.view,
 		List:        s.list,
-		Actions:     map[string]resource.Action{"cancel": {Run: s.cancel, Async: true}},
+		Actions:     map[string]resource.Action{"cancel": {Begin: s.beginCancel, Run: s.cancel, Async: true}},
 	}
 }
 

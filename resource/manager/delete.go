@@ -10,7 +10,7 @@ import (
 // Delete removes the resource and all below it. One that is not there is no
 // error: the reply then holds no resource.
 func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
-	return retry(req.IfMatch != "", func() (Reply, error) {
+	return retry(func() (Reply, error) {
 		t, err := m.types.Find(req.ID.Type())
 		if err != nil {
 			return Reply{}, err
@@ -25,11 +25,11 @@ func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
 		if err != nil {
 			return Reply{}, err
 		}
-		if err := condition(req, old); err != nil {
-			return Reply{}, err
-		}
 		if old == nil {
 			return Reply{}, m.parent(ctx, req.ID)
+		}
+		if err := condition(req, old); err != nil {
+			return Reply{}, err
 		}
 		c := &resource.Change{Old: old, Caller: req.Caller, View: req.View}
 		if m.policies != nil {
@@ -54,7 +54,7 @@ func (m *Manager) remove(ctx context.Context, t *resource.Type, req Request, c *
 	op := resource.Operation{ID: newGUID(), Verb: "delete", Resource: c.Old.ID, Caller: req.Caller.Name,
 		State: resource.OperationRunning, Started: m.now()}
 	if t.Release != nil {
-		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: c.Old.ID, Status: resource.Overlay(orEmpty(c.Old.Status), stateJSON(resource.Deleting))})
+		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: c.Old.ID, Change: overlaid(stateJSON(resource.Deleting))})
 		b.Relies = append(b.Relies, resource.Expectation{ID: c.Old.ID, Etag: c.Old.Etag})
 		b.Operations = append(b.Operations, op)
 		reply.Operation = op.ID
@@ -107,6 +107,11 @@ func (m *Manager) Act(ctx context.Context, req Request) (Reply, error) {
 	}
 	entry := m.activity(req, action, "Succeeded")
 	if act.Async {
+		if act.Begin != nil {
+			if err := act.Begin(ctx, call); err != nil {
+				return Reply{}, err
+			}
+		}
 		op := resource.Operation{ID: newGUID(), Verb: name, Resource: call.ID, Caller: req.Caller.Name,
 			State: resource.OperationRunning, Started: m.now(), Input: req.Body}
 		entry.Result = "Started"

@@ -73,16 +73,14 @@ type Reply struct {
 // attempts bounds how often the road is run again when others write meanwhile.
 const attempts = 8
 
-// retry runs one pass of the road, again while its ground moves under it. A
-// conditional request is not run again: its condition no longer holds.
-func retry(conditional bool, pass func() (Reply, error)) (Reply, error) {
+// retry runs one pass of the road, again while its ground moves under it. Each
+// pass looks at the request's condition anew, so a conditional request fails
+// when what it speaks of has changed, not when something else has.
+func retry(pass func() (Reply, error)) (Reply, error) {
 	for try := 1; ; try++ {
 		reply, err := pass()
 		if !errors.Is(err, resource.ErrChanged) {
 			return reply, err
-		}
-		if conditional {
-			return Reply{}, stale("")
 		}
 		if try == attempts {
 			return Reply{}, fault.New(fault.Conflict, "Conflict", "The resource is being changed by others; try again.").From(err)
@@ -91,11 +89,7 @@ func retry(conditional bool, pass func() (Reply, error)) (Reply, error) {
 }
 
 func stale(id string) error {
-	msg := "The resource has changed since it was read; read it again, and send its new etag."
-	if id != "" {
-		msg = "The condition of the request does not hold for " + id + ": " + msg
-	}
-	return fault.Stale("%s", msg)
+	return fault.Stale("The condition of the request does not hold for %s: the resource is not there, or not as the request expects; read it, and send its present etag.", id).At(id)
 }
 
 // stored is the resource, or nil if it is not there.

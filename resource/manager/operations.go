@@ -18,8 +18,9 @@ func (m *Manager) Wake() {
 	}
 }
 
-// workers bounds how many operations run at once.
-const workers = 8
+// workers bounds how many operations run at once. Most of them wait: for a job
+// to end, for a folder to be deleted.
+const workers = 64
 
 // Run does the work of operations until ctx ends: what a restart interrupted is
 // done again from its start.
@@ -52,7 +53,12 @@ func (m *Manager) Run(ctx context.Context) error {
 			go func() {
 				defer group.Done()
 				slots <- struct{}{}
-				m.operate(ctx, op)
+				if !m.operate(ctx, op) {
+					select { // its end could not be written: not at once again
+					case <-ctx.Done():
+					case <-time.After(time.Second):
+					}
+				}
 				<-slots
 				mu.Lock()
 				delete(taken, op.ID)
@@ -70,14 +76,21 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// operate does one operation and records how it ended.
-func (m *Manager) operate(ctx context.Context, op resource.Operation) {
+// operate does one operation and records how it ended; false if it could not.
+func (m *Manager) operate(ctx context.Context, op resource.Operation) bool {
+	// It may have ended since the list of open ones was read, and a deletion
+	// that is done twice could hit what was made anew.
+	op, err := m.store.Operation(ctx, op.ID)
+	if err != nil || op.Done() {
+		return err == nil || fault.Is(err, fault.Missing) || ctx.Err() != nil
+	}
 	b, err := m.work(ctx, &op)
 	if ctx.Err() != nil {
-		return // the next start does it again
+		return true // the next start does it again
 	}
 	op.Ended = m.now()
 	if err != nil {
+		b = resource.Batch{}
 		op.State, op.Code, op.Message = resource.Failed, "InternalServerError", "The operation failed for a reason that the server's log tells."
 		if f := fault.Find(err); f != nil {
 			op.Code, op.Message = f.Code, f.Message
@@ -85,7 +98,7 @@ func (m *Manager) operate(ctx context.Context, op resource.Operation) {
 			m.log.Error("operation", "id", op.ID, "verb", op.Verb, "resource", op.Resource.String(), "err", err)
 		}
 		if op.Verb == "put" || op.Verb == "delete" {
-			b.Statuses = append(b.Statuses, m.failed(ctx, op))
+			b.Statuses = append(b.Statuses, failed(op))
 		}
 	} else {
 		op.State = resource.Succeeded
@@ -93,7 +106,9 @@ func (m *Manager) operate(ctx context.Context, op resource.Operation) {
 	b.Operations = append(b.Operations, op)
 	if _, err := m.store.Commit(ctx, b); err != nil && ctx.Err() == nil {
 		m.log.Error("record the end of an operation", "id", op.ID, "err", err)
+		return false
 	}
+	return true
 }
 
 // work is what the operation is about; the batch is committed with its end.
@@ -116,15 +131,16 @@ func (m *Manager) work(ctx context.Context, op *resource.Operation) (resource.Ba
 		if err != nil {
 			return b, err
 		}
-		done := resource.Overlay(orEmpty(r.Status), stateJSON(resource.Succeeded))
-		done = resource.Overlay(done, status)
-		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: r.ID, Status: done})
+		done := resource.Overlay(stateJSON(resource.Succeeded), status)
+		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: r.ID, Change: unlessDeleting(done)})
 	case "delete":
 		if r == nil {
 			return b, nil
 		}
-		if err := t.Release(ctx, *r); err != nil {
-			return b, err
+		if t.Release != nil {
+			if err := t.Release(ctx, *r); err != nil {
+				return b, err
+			}
 		}
 		b.Removals = append(b.Removals, resource.Removal{ID: r.ID, Expect: resource.Any, Deep: true})
 	default:
@@ -152,12 +168,23 @@ func (m *Manager) work(ctx context.Context, op *resource.Operation) (resource.Ba
 }
 
 // failed is the status of a resource whose operation failed.
-func (m *Manager) failed(ctx context.Context, op resource.Operation) resource.StatusWrite {
-	status := json.RawMessage("{}")
-	if r, err := m.store.Get(ctx, op.Resource); err == nil {
-		status = orEmpty(r.Status)
-	}
+func failed(op resource.Operation) resource.StatusWrite {
 	raw, _ := json.Marshal(map[string]any{"provisioningState": resource.Failed,
 		"provisioningErrors": []any{map[string]any{"error": map[string]string{"code": op.Code, "message": op.Message}}}})
-	return resource.StatusWrite{ID: op.Resource, Status: resource.Overlay(status, raw)}
+	if op.Verb == "delete" {
+		return resource.StatusWrite{ID: op.Resource, Change: overlaid(raw)}
+	}
+	return resource.StatusWrite{ID: op.Resource, Change: unlessDeleting(raw)}
+}
+
+// unlessDeleting lays members over the stored status of a resource that is not
+// on its way out.
+func unlessDeleting(top json.RawMessage) func(json.RawMessage) (json.RawMessage, error) {
+	return func(stored json.RawMessage) (json.RawMessage, error) {
+		var s resource.State
+		if json.Unmarshal(orEmpty(stored), &s) == nil && s.ProvisioningState == resource.Deleting {
+			return stored, nil
+		}
+		return resource.Overlay(orEmpty(stored), top), nil
+	}
 }

@@ -1,8 +1,10 @@
 package manager
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 
 	"lapis/fault"
 	"lapis/resource"
@@ -10,9 +12,7 @@ import (
 
 // Put makes the resource as the body wants it, or replaces it.
 func (m *Manager) Put(ctx context.Context, req Request) (Reply, error) {
-	return retry(req.IfMatch != "" || req.IfNoneMatch != "", func() (Reply, error) {
-		return m.put(ctx, req)
-	})
+	return retry(func() (Reply, error) { return m.put(ctx, req) })
 }
 
 func (m *Manager) put(ctx context.Context, req Request) (Reply, error) {
@@ -65,6 +65,9 @@ func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*r
 		return nil, err
 	}
 	if err := condition(req, old); err != nil {
+		return nil, err
+	}
+	if err := settled(t, old); err != nil {
 		return nil, err
 	}
 	if old == nil {
@@ -132,15 +135,25 @@ func decodeBody(body json.RawMessage, into any) error {
 
 // condition checks If-Match and If-None-Match against what is stored.
 func condition(req Request, old *resource.Resource) error {
-	if req.IfMatch != "" {
-		if old == nil || (req.IfMatch != "*" && req.IfMatch != old.Etag) {
-			return stale(req.ID.String())
-		}
+	if req.IfMatch != "" && (old == nil || !resource.MatchesEtag(req.IfMatch, old.Etag)) {
+		return stale(req.ID.String())
 	}
-	if req.IfNoneMatch != "" && old != nil && (req.IfNoneMatch == "*" || req.IfNoneMatch == old.Etag) {
+	if req.IfNoneMatch != "" && old != nil && resource.MatchesEtag(req.IfNoneMatch, old.Etag) {
 		return stale(req.ID.String())
 	}
 	return nil
+}
+
+// settled refuses to write a resource that is going away.
+func settled(t *resource.Type, old *resource.Resource) error {
+	if old == nil || !bytes.Contains(old.Status, []byte(resource.Deleting)) {
+		return nil
+	}
+	var s resource.State
+	if err := json.Unmarshal(old.Status, &s); err != nil || s.ProvisioningState != resource.Deleting {
+		return nil
+	}
+	return fault.Conflicts("The %s '%s' is being deleted; wait until it is gone.", t.Title, old.ID.Name()).With("AnotherOperationInProgress").At(old.ID.String())
 }
 
 // commit stores the change with its activity entry and, where work outlives the
@@ -161,17 +174,27 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 			if c.Old != nil {
 				state = resource.Updating
 			}
-			c.New.Status = resource.Overlay(c.New.Status, stateJSON(state))
-			if len(c.New.Status) == 0 {
-				c.New.Status = stateJSON(state)
-			}
+			// A new one is stored with it; over that of an old one it is laid.
+			b.Statuses = append(b.Statuses, resource.StatusWrite{ID: c.New.ID, Change: overlaid(stateJSON(state))})
+			c.New.Status = resource.Overlay(orEmpty(c.New.Status), stateJSON(state))
 		}
 		b.Operations = append(b.Operations, op)
 		if t.Async {
 			reply.Operation = op.ID
 		}
 	}
-	b.Puts = append(b.Puts, resource.Write{Resource: *c.New, Expect: expect, Keep: c.Old != nil && t.Provision == nil && c.New.Status == nil})
+	switch {
+	case c.Old == nil:
+		b.Puts = append(b.Puts, resource.Write{Resource: *c.New, Expect: expect})
+	case equal(*c.Old, *c.New):
+		// A client that sends again what is there changes nothing, its etag least.
+		b.Relies = append(b.Relies, resource.Expectation{ID: c.New.ID, Etag: expect})
+	default:
+		// Loops may have written the status since it was read: it is stored only
+		// where the noun has changed it.
+		keep := t.Provision != nil || bytes.Equal(c.Old.Status, c.New.Status)
+		b.Puts = append(b.Puts, resource.Write{Resource: *c.New, Expect: expect, Keep: keep})
+	}
 	b.Activities = append(b.Activities, m.activity(req, t.Name+"/write", result))
 	if _, err := m.store.Commit(ctx, b); err != nil {
 		return Reply{}, err
@@ -185,6 +208,21 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 	}
 	reply.Resource = stored
 	return reply, m.view(ctx, t, req.View, &reply.Resource)
+}
+
+// equal tells whether both are the same to the user.
+func equal(a, b resource.Resource) bool {
+	return a.Location == b.Location && a.Kind == b.Kind && maps.Equal(a.Tags, b.Tags) &&
+		a.Lookup == b.Lookup && a.Archived == b.Archived && bytes.Equal(a.Status, b.Status) &&
+		resource.EqualJSON(orEmpty(a.SKU), orEmpty(b.SKU)) && resource.EqualJSON(orEmpty(a.Identity), orEmpty(b.Identity)) &&
+		resource.EqualJSON(a.Properties, b.Properties)
+}
+
+// overlaid lays members over whatever status is stored.
+func overlaid(top json.RawMessage) func(json.RawMessage) (json.RawMessage, error) {
+	return func(stored json.RawMessage) (json.RawMessage, error) {
+		return resource.Overlay(orEmpty(stored), top), nil
+	}
 }
 
 func stateJSON(state string) json.RawMessage {
