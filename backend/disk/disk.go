@@ -232,8 +232,10 @@ func syncDir(root *os.Root, dir string) error {
 }
 
 // names lists a folder, in no order.
-func (s *Store) names(dir string) ([]string, error) {
-	f, err := s.root.Open(dir)
+func (s *Store) names(dir string) ([]string, error) { return names(s.root, dir) }
+
+func names(root *os.Root, dir string) ([]string, error) {
+	f, err := root.Open(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,11 @@ func (h *header) info() blob.Info {
 
 // read returns the header at a path, or nil if there is none.
 func (s *Store) read(file string, withBlocks bool) (*header, error) {
-	f, err := s.root.Open(file)
+	return readHeader(s.root, file, withBlocks)
+}
+
+func readHeader(root *os.Root, file string, withBlocks bool) (*header, error) {
+	f, err := root.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

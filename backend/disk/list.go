@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -25,8 +26,8 @@ func (s *Store) List(ctx context.Context, c blob.Container, q blob.Query) (blob.
 	if q.Limit <= 0 {
 		q.Limit = defaultLimit
 	}
-	w := walk{ctx: ctx, store: s, q: q}
-	err := w.folder(treeDir(c), "")
+	w := walk{ctx: ctx, q: q}
+	err := w.folder(s.root, treeDir(c), "")
 	if err != nil && err != errDone {
 		return blob.Page{}, fmt.Errorf("list blobs: %w", err)
 	}
@@ -38,7 +39,6 @@ var errDone = errors.New("done")
 
 type walk struct {
 	ctx   context.Context
-	store *Store
 	q     blob.Query
 	page  blob.Page
 	count int
@@ -52,15 +52,21 @@ type entry struct {
 	blob bool
 }
 
-// folder lists the keys below a folder, which begin with stem.
-func (w *walk) folder(dir, stem string) error {
+// folder lists the keys below a folder, which begin with stem. Paths are
+// relative to the folder, so that its depth costs nothing.
+func (w *walk) folder(parent *os.Root, file, stem string) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	names, err := w.store.names(dir)
+	dir, err := parent.OpenRoot(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed just now
 	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := names(dir, ".")
 	if err != nil {
 		return err
 	}
@@ -88,7 +94,7 @@ func (w *walk) folder(dir, stem string) error {
 	return nil
 }
 
-func (w *walk) entry(dir string, e entry) error {
+func (w *walk) entry(dir *os.Root, e entry) error {
 	if w.rolledUp(e.key) {
 		return nil
 	}
@@ -98,7 +104,7 @@ func (w *walk) entry(dir string, e entry) error {
 		if !inside || over {
 			return nil
 		}
-		return w.folder(dir+"/"+e.file, e.key)
+		return w.folder(dir, e.file, e.key)
 	}
 	if !strings.HasPrefix(e.key, w.q.Prefix) || e.key <= w.q.After {
 		return nil
@@ -107,7 +113,7 @@ func (w *walk) entry(dir string, e entry) error {
 	if isPrefix && prefix <= w.q.After {
 		return nil
 	}
-	h, err := w.store.read(dir+"/"+e.file, false)
+	h, err := readHeader(dir, e.file, false)
 	if err != nil || h == nil {
 		return err // nil, nil: deleted just now
 	}
