@@ -55,7 +55,7 @@ type Dispatcher struct {
 	work sync.WaitGroup
 
 	mu       sync.Mutex
-	busy     map[string]context.CancelFunc // task id → stops the goroutine that starts or finishes it
+	busy     map[string]context.CancelFunc // task id → stops the step that is under way; nil: it must end by itself
 	running  map[string]demand             // task id → what a started task holds
 	ready    map[string]demand             // task id → a waiting job whose environment is ready
 	sites    map[string]ml.Site            // workspace GUID → workspace
@@ -167,13 +167,22 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 		_, busy := d.busy[id]
 		switch {
 		case r.Status == tracking.CancelRequested && busy:
-			d.busy[id]() // a start that is under way ends; a finish takes no notice
-			if launched && task.Phase != compute.Exited {
-				d.stop(ctx, id)
+			if stop := d.busy[id]; stop != nil {
+				stop() // a start that is under way ends
+				if launched && task.Phase != compute.Exited {
+					d.stop(ctx, id)
+				}
 			}
 		case busy:
 		case launched && task.Phase == compute.Exited:
 			d.finish(ctx, r, task)
+		case r.Status == tracking.CancelRequested && launched && task.Phase == compute.Staging:
+			// Half-staged, and nobody is at it: it never runs.
+			if err := d.Runtime.Remove(ctx, id); err != nil {
+				d.Log.Error("remove a half-staged task", "task", id, "err", err)
+				continue
+			}
+			d.settle(ctx, r, ending{status: tracking.Canceled})
 		case r.Status == tracking.CancelRequested && launched:
 			d.stop(ctx, id)
 		case r.Status == tracking.CancelRequested:

@@ -52,7 +52,7 @@ func (d *Dispatcher) finish(ctx context.Context, r tracking.Run, task compute.Ob
 		delete(d.ready, task.ID)
 	}
 	w.run = r
-	d.background(ctx, task.ID, func(ctx context.Context) {
+	d.background(ctx, task.ID, false, func(ctx context.Context) {
 		if err := d.conclude(ctx, w, task); err != nil && ctx.Err() == nil {
 			d.Log.Error("finish a job", "job", r.ID, "err", err)
 			return // the next pass tries again

@@ -57,10 +57,14 @@ func (d *Dispatcher) start(ctx context.Context, waiting []demand) {
 	}
 }
 
-// background runs one step of a job beside the passes. The lock is held.
-func (d *Dispatcher) background(ctx context.Context, id string, step func(context.Context)) {
+// background runs one step of a job beside the passes. A cancellation of the job
+// stops the step if it may be stopped. The lock is held.
+func (d *Dispatcher) background(ctx context.Context, id string, stoppable bool, step func(context.Context)) {
 	ctx, cancel := context.WithCancel(ctx)
-	d.busy[id] = cancel
+	d.busy[id] = nil
+	if stoppable {
+		d.busy[id] = cancel
+	}
 	d.work.Add(1)
 	go func() {
 		defer d.work.Done()
@@ -75,7 +79,7 @@ func (d *Dispatcher) background(ctx context.Context, id string, step func(contex
 
 // prepare builds a job's environment. It takes no slot: others run meanwhile.
 func (d *Dispatcher) prepare(ctx context.Context, w demand) {
-	d.background(ctx, w.id, func(ctx context.Context) {
+	d.background(ctx, w.id, true, func(ctx context.Context) {
 		if !d.change(ctx, w.run, func(r *tracking.Run) error {
 			if r.Status == tracking.CancelRequested {
 				return errCanceled
@@ -107,7 +111,7 @@ func (d *Dispatcher) launch(ctx context.Context, w demand) {
 	}
 	delete(d.ready, w.id)
 	d.running[w.id] = w
-	d.background(ctx, w.id, func(ctx context.Context) {
+	d.background(ctx, w.id, true, func(ctx context.Context) {
 		err := d.run(ctx, w)
 		if err == nil {
 			return
