@@ -309,6 +309,36 @@ func alive(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
+func TestStopEndsWhatADeadServerWasStaging(t *testing.T) {
+	for _, step := range []string{"claimed", "code staged", "staged", "supervisor started", "order given"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if deadServer(t, dir, step, "slow at supervisor: order read").Run() == nil {
+				t.Fatal("the server was not killed")
+			}
+			r := open(t, filepath.Join(dir, "jobs"), seeded(t))
+			if err := r.Stop(t.Context(), "ws/w0"); err != nil {
+				t.Fatal(err)
+			}
+			if step == "supervisor started" {
+				// The supervisor may have held the lock until it saw that its
+				// order is not whole: the caller asks again, as it would.
+				time.Sleep(time.Second)
+				if err := r.Stop(t.Context(), "ws/w0"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if o := end(t, r, "ws/w0"); !o.Exit.Stopped || o.Exit.Lost != "" {
+				t.Errorf("%+v", o.Exit)
+			}
+			if n := runs(t, filepath.Join(dir, "w0")); n != 0 {
+				t.Errorf("the command ran %d times", n)
+			}
+		})
+	}
+}
+
 func TestRestartOfTheMachineLosesTheTaskAndHarmsNobody(t *testing.T) {
 	by := bystander(t)
 	st, err := processStatus(by.Process.Pid)

@@ -349,6 +349,9 @@ func (r *Runtime) Stop(ctx context.Context, id string) error {
 	}
 	start, err := readRecord[startRecord](dir, startFile)
 	if errors.Is(err, os.ErrNotExist) {
+		if cancel == nil && exists(dir, taskFile) {
+			return r.stopHalfStaged(dir)
+		}
 		return nil
 	}
 	if err != nil {
@@ -374,5 +377,33 @@ func (r *Runtime) Stop(ctx context.Context, id string) error {
 	if err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop job %s: %w", id, err)
 	}
+	return nil
+}
+
+// stopHalfStaged ends a task that a server before this one was staging when it
+// died. If someone is at work on the task after all, they see the stop file.
+func (r *Runtime) stopHalfStaged(dir string) error {
+	lock, err := tryLock(dir)
+	if errors.Is(err, errLocked) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if exists(dir, startFile) || exists(dir, exitFile) {
+		return nil
+	}
+	return r.endUnstarted(dir)
+}
+
+// endUnstarted writes down that the task was stopped before its command ran.
+func (r *Runtime) endUnstarted(dir string) error {
+	removeShortcut(dir)
+	e := exitRecord{Ended: time.Now().UTC(), Exit: compute.Exit{Stopped: true, Code: 128 + int(syscall.SIGTERM)}}
+	if err := writeRecord(dir, exitFile, e, true); err != nil {
+		return roomLeft(err)
+	}
+	r.signalEnded()
 	return nil
 }

@@ -84,13 +84,7 @@ func (r *Runtime) Launch(ctx context.Context, t compute.Task) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, errStopped) || context.Cause(ctx) == errStopped:
-		removeShortcut(dir)
-		e := exitRecord{Ended: time.Now().UTC(), Exit: compute.Exit{Stopped: true, Code: 128 + int(syscall.SIGTERM)}}
-		if err := writeRecord(dir, exitFile, e, true); err != nil {
-			return err
-		}
-		r.signalEnded()
-		return nil
+		return r.endUnstarted(dir)
 	case exists(dir, startFile) || exists(dir, exitFile):
 		// It did run, and how it ended is for List to say.
 		r.cfg.Log.Warn("a supervisor ended at once", "task", t.ID, "err", err)

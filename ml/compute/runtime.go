@@ -108,7 +108,8 @@ type Runtime interface {
 	List(ctx context.Context) ([]Observed, error)
 
 	// Stop asks the task to end: TERM to its whole group, KILL after the
-	// grace. It does not wait. An unknown or ended task is no error.
+	// grace. It does not wait. An unknown or ended task is no error. A caller
+	// that finds the task not Exited a while later asks again.
 	Stop(ctx context.Context, id string) error
 
 	// Collect copies logs and outputs of an ended task to where they belong
