@@ -188,9 +188,9 @@ func TestConnectWithoutAServerSaysSo(t *testing.T) {
 
 // unmodified is a Python with azure-ai-ml and azure-identity.
 func unmodified(t *testing.T) string {
-	python := os.Getenv("LAPIS_SDK_PYTHON")
+	python := os.Getenv("LAPIS_TEST_PYTHON")
 	if python == "" {
-		t.Skip("LAPIS_SDK_PYTHON names no Python with azure-ai-ml, azure-identity and requests")
+		t.Skip("LAPIS_TEST_PYTHON names no Python with azure-ai-ml, azure-identity and requests")
 	}
 	return python
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lapis/resource/identity"
 )
 
 // call sends JSON as the administrator and decodes the answer.
@@ -195,6 +199,74 @@ os.rename(sys.argv[1] + ".new", sys.argv[1])
 	} {
 		if status, m := s.call(t, word, c.method, c.path, c.body); status != 403 {
 			t.Errorf("%s %s: %d %v", c.method, c.path, status, m)
+		}
+	}
+}
+
+func TestEveryProtocolRefusesATokenThatIsNotGood(t *testing.T) {
+	s := start(t, t.TempDir())
+	ws := s.workspace(t)
+	f := s.folder()
+	k, err := f.loadKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := f.loadIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(key *rsa.PrivateKey, audience string, age time.Duration) string {
+		i := identity.NewIssuer(identity.IssuerConfig{Key: key, Tenant: w.Tenant, Trusted: func(string) bool { return true },
+			Now: func() time.Time { return time.Now().Add(-age) }})
+		token, err := i.Issue(w.admin(), s.info.URL+"/adfs", audience, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	if status := s.get(t, sign(k.signing, s.info.URL, 0), ws+"?api-version=2023-04-01"); status != 200 {
+		t.Fatalf("a good token: %d", status)
+	}
+	paths := []string{
+		ws + "?api-version=2023-04-01",
+		"/api/2.0/mlflow/experiments/get?experiment_id=0",
+		"/mlflow/v1.0" + ws + "/api/2.0/mlflow/experiments/get?experiment_id=0",
+		"/history/v1.0" + ws + "/experimentids/x/runs/y/details",
+		s.container(t, sign(k.signing, s.info.URL, 0)) + "/key",
+	}
+	for _, c := range []struct{ name, token string }{
+		{"none", ""},
+		{"expired", sign(k.signing, s.info.URL, 2*time.Hour)},
+		{"from the future", sign(k.signing, s.info.URL, -time.Hour)},
+		{"forged", sign(stranger, s.info.URL, 0)},
+		{"for another audience", sign(k.signing, "https://vault.azure.net", 0)},
+		{"a long one that was never given out", "lapis_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+	} {
+		for _, path := range paths {
+			r, _ := http.NewRequest("GET", s.info.Plain+path, nil)
+			if c.token != "" {
+				r.Header.Set("Authorization", "Bearer "+c.token)
+			}
+			if strings.HasPrefix(path, "/blob/") {
+				r.Header.Set("x-ms-version", "2025-05-05")
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			// The Blob dialect answers 403 to what it cannot authenticate.
+			if resp.StatusCode != 401 && !(strings.HasPrefix(path, "/blob/") && resp.StatusCode == 403) {
+				t.Errorf("%s at %.40s: %s %s", c.name, path, resp.Status, body)
+			}
+			if resp.StatusCode == 401 && resp.Header.Get("WWW-Authenticate") == "" {
+				t.Errorf("%s at %.40s: no WWW-Authenticate", c.name, path)
+			}
 		}
 	}
 }
