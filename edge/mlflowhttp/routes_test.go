@@ -31,7 +31,7 @@ func (c *client) do(method, path, body string, want int) map[string]any {
 
 func (c *client) raw(method, path, body, kind string) (int, string) {
 	c.t.Helper()
-	r, err := http.NewRequestWithContext(c.t.Context(), method, c.url+path, strings.NewReader(body))
+	r, err := http.NewRequest(method, c.url+path, strings.NewReader(body))
 	if err != nil {
 		c.t.Fatal(err)
 	}
