@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -123,8 +124,20 @@ func (v *server) jobVariables(site ml.Site, r tracking.Run, experiment string) (
 	for _, name := range []string{"no_proxy", "NO_PROXY"} {
 		vars[name] = strings.TrimPrefix(os.Getenv(name)+",localhost,127.0.0.1,::1", ",")
 	}
-	return vars, []string{"MLFLOW_TRACKING_TOKEN", "AZUREML_RUN_TOKEN", "IDENTITY_HEADER"}, nil
+	secrets := []string{"MLFLOW_TRACKING_TOKEN", "AZUREML_RUN_TOKEN", "IDENTITY_HEADER"}
+	// A company's proxies and package indexes are the job's as well; they may
+	// hold passwords.
+	for _, entry := range os.Environ() {
+		if name, value, _ := strings.Cut(entry, "="); fromServer.MatchString(name) {
+			vars[name] = value
+			secrets = append(secrets, name)
+		}
+	}
+	return vars, secrets, nil
 }
+
+// fromServer are the variables of the server that its jobs get.
+var fromServer = regexp.MustCompile(`^(?i:https?_proxy|all_proxy)$|^PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|TRUSTED_HOST|DEFAULT_TIMEOUT|CONFIG_FILE|NO_INDEX)$|^UV_(INDEX|INDEX_URL|DEFAULT_INDEX|EXTRA_INDEX_URL|FIND_LINKS|OFFLINE)$`)
 
 // register stores an asset version that the platform itself makes.
 func (v *server) register(ctx context.Context, id resource.ID, properties any) error {
