@@ -3,6 +3,7 @@ package blobhttp_test
 import (
 	"bytes"
 	"encoding/pem"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"lapis/edge/blobhttp"
 )
 
 // python finds an interpreter that has azure-storage-blob: LAPIS_TEST_PYTHON,
@@ -58,6 +61,23 @@ func TestThePythonClientWorksUnmodified(t *testing.T) {
 
 func TestTheGoClientWorksUnmodified(t *testing.T) {
 	s := serve(t)
+	t.Run("HTTP/1.1", func(t *testing.T) { goClient(t, s) })
+
+	s = serve(t)
+	s.Close()
+	s.Server = httptest.NewUnstartedServer(blobhttp.New(s.store, s.sas, s.cfg))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	t.Run("HTTP/2", func(t *testing.T) {
+		goClient(t, s)
+		if res := s.do(t, "GET", "/data?restype=container&"+s.all(), ""); res.ProtoMajor != 2 {
+			t.Fatalf("the client spoke %s", res.Proto)
+		}
+	})
+}
+
+func goClient(t *testing.T, s *rig) {
 	ctx := t.Context()
 	c, err := container.NewClientWithNoCredential(s.URL+"/data?"+s.all(), &container.ClientOptions{
 		ClientOptions: policy.ClientOptions{Transport: s.Client(), Retry: policy.RetryOptions{MaxRetries: -1}},
