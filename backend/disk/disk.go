@@ -84,6 +84,9 @@ func (s *Store) tidy() error {
 	}
 	for _, c := range containers {
 		names, err := s.names(tmpDir(c))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a crash cut its making short; the next CreateContainer goes on
+		}
 		if err != nil {
 			return err
 		}
