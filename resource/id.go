@@ -23,7 +23,8 @@ const (
 )
 
 // ID names a resource in Azure Resource Manager's way. It keeps the case it
-// was written in and is compared without regard to case: use Key, not ==.
+// was written in, but for the words of the tree itself, and is compared without
+// regard to case: use Key, not ==.
 type ID struct {
 	text string // "/subscriptions/…", as it was written
 	key  string // text in lower case
@@ -186,13 +187,15 @@ func ParseAddress(path string) (Address, error) {
 		word, name := parts[i], parts[i+1]
 		switch {
 		case strings.EqualFold(word, "providers") && !provider:
+			parts[i] = "providers"
 			above, kind, provider = kind, name, true
 			i += 2
 			continue
 		case i == 0 && strings.EqualFold(word, "subscriptions"):
-			kind = SubscriptionType
+			parts[i], kind = "subscriptions", SubscriptionType
 		case i == 2 && strings.EqualFold(word, "resourceGroups") && strings.EqualFold(parts[0], "subscriptions"):
-			kind = GroupType
+			// Clients write it both ways and read it this way alone.
+			parts[i], kind = "resourceGroups", GroupType
 		case i == 0:
 			return Address{}, fault.Invalid("%q is not a resource id: it starts with neither /subscriptions nor /providers", clip(path)).With("InvalidResourceId")
 		default:

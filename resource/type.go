@@ -3,6 +3,7 @@ package resource
 import (
 	"context"
 	"encoding/json"
+	"sort"
 	"strings"
 
 	"lapis/fault"
@@ -24,6 +25,10 @@ type Type struct {
 
 	// Virtual: the type only stands on the way to others ("locations").
 	Virtual bool
+
+	// Tracked: the type stands in the lists of all resources of a group, and what
+	// contains it asks it before it goes.
+	Tracked bool
 
 	// Async: a PUT or DELETE is answered with an operation to poll, although it
 	// may be done already.
@@ -132,6 +137,16 @@ func (r *Types) Find(name string) (*Type, error) {
 		return t, nil
 	}
 	return nil, fault.New(fault.Missing, "InvalidResourceType", "The resource type %q is not known here.", clip(name)).At(name)
+}
+
+// All are the types, by name.
+func (r *Types) All() []*Type {
+	all := make([]*Type, 0, len(r.byName))
+	for _, t := range r.byName {
+		all = append(all, t)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	return all
 }
 
 // Under tells the types right below a type.

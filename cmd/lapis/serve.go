@@ -30,6 +30,7 @@ import (
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
+	"lapis/resource/lock"
 	"lapis/resource/manager"
 	"lapis/resource/rbac"
 	"lapis/resource/scope"
@@ -160,6 +161,8 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	types := []*resource.Type{
 		scope.Subscriptions(),
 		scope.Groups(),
+		lock.Type(resources),
+		armhttp.DeploymentType(),
 		workspace.Type(blobs, v.dispatcher.Open),
 		data.Datastores(resources, blobs, links, v.keys.sealer, now),
 		jobs.Type(),
@@ -174,7 +177,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	} {
 		types = append(types, kind.Types(resources)...)
 	}
-	v.manager = manager.New(resource.NewTypes(types...), resources, rbac.Checker{}, nil, log)
+	v.manager = manager.New(resource.NewTypes(types...), resources, lock.Guard{Access: rbac.Checker{}, Store: resources}, nil, log)
 	v.loops = append(v.loops, loop{"operations", v.manager.Run},
 		loop{"upkeep", v.upkeep(resources, stored, builder, v.dispatcher)})
 
@@ -183,7 +186,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	login := loginhttp.New(v.origins, v.issuer, &principals{who: v.who, secret: adminSecret})
 	v.router.Login = login
 	v.router.Handle(login, loginhttp.Prefixes...)
-	arm := armhttp.New(v.manager, v.origins, log)
+	arm := armhttp.New(v.manager, v.origins, log, v.routes()...)
 	v.router.Handle(v.auth.Require(arm, nil), "subscriptions", "providers", "tenants")
 	history := historyhttp.New(historyhttp.Config{Resources: resources, Runs: runs, Blobs: blobs, Access: rbac.Checker{},
 		Links: links, Origins: v.origins, Log: log, Now: now})

@@ -40,7 +40,7 @@ type Server struct {
 // Route is a path that is no resource, such as the operations of a deployment.
 type Route struct {
 	Method string
-	Type   string // the address' type: scope type and tail, "Microsoft.X/things/tail"
+	Type   string // the address' type: scope type and tail, "Microsoft.X/things/tail"; "*/tail" below any
 	Handle func(r *http.Request, a resource.Address, v resource.View) (status int, body any, err error)
 }
 
@@ -61,18 +61,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// doubled are the slashes that az leaves where a parent's path is empty.
+var doubled = regexp.MustCompile(`//+`)
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	if v := r.URL.Query().Get("api-version"); !apiVersion.MatchString(v) {
 		return fault.New(fault.BadRequest, "InvalidApiVersionParameter", "The api-version '%s' is invalid. The supported form is 'YYYY-MM-DD', with '-preview' or another suffix if there is one; send it as the query parameter api-version.", v).At("api-version")
 	}
 	// The SDK asks for /data/azureml:NAME when a job's input is azureml:NAME@latest.
-	a, err := resource.ParseAddress(assetPrefix.ReplaceAllString(r.URL.EscapedPath(), "/"))
+	a, err := resource.ParseAddress(assetPrefix.ReplaceAllString(doubled.ReplaceAllString(r.URL.EscapedPath(), "/"), "/"))
 	if err != nil {
 		return err
 	}
 	view := resource.View{Origin: s.origins.Base(r)}
 	for _, route := range s.extra {
-		if route.Method == r.Method && strings.EqualFold(route.Type, addressType(a)) {
+		if route.Method == r.Method && route.takes(addressType(a)) {
 			status, body, err := route.Handle(r, a, view)
 			if err != nil {
 				return err
@@ -105,6 +108,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 }
 
 var assetPrefix = regexp.MustCompile(`/(?i:azureml(?::|%3A))`)
+
+// takes tells whether the route is for an address of that type.
+func (r Route) takes(kind string) bool {
+	if tail, any := strings.CutPrefix(r.Type, "*"); any {
+		return len(kind) > len(tail) && strings.EqualFold(kind[len(kind)-len(tail):], tail)
+	}
+	return strings.EqualFold(r.Type, kind)
+}
 
 func addressType(a resource.Address) string {
 	if a.Tail == "" {

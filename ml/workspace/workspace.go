@@ -20,7 +20,7 @@ var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
 // Type makes the type of workspaces.
 func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string) (int, error)) *resource.Type {
 	return &resource.Type{
-		Name: ml.Workspaces, Title: "workspace", Async: true,
+		Name: ml.Workspaces, Title: "workspace", Tracked: true, Async: true,
 		Check: func(name string) error {
 			if !workspaceName.MatchString(name) {
 				return fault.Invalid("%q is no name for a workspace: 2 to 33 letters, digits, '-' and '_', beginning with a letter or a digit", name).With("ValidationError").At("workspaceName")
@@ -55,6 +55,8 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 			"diagnose": {Run: func(context.Context, resource.Call) (any, error) {
 				return map[string]any{"value": map[string]any{}}, nil
 			}},
+			// There are no keys of other accounts to take over anew.
+			"resyncKeys":             {Run: func(context.Context, resource.Call) (any, error) { return nil, nil }},
 			"listNotebookKeys":       {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
 			"listStorageAccountKeys": {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
 		},

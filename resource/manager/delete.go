@@ -42,6 +42,9 @@ func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
 				return Reply{}, err
 			}
 		}
+		if err := m.admitBelow(ctx, c); err != nil {
+			return Reply{}, err
+		}
 		return m.remove(ctx, t, req, c)
 	})
 }

@@ -137,6 +137,9 @@ func (m *Manager) work(ctx context.Context, op *resource.Operation) (resource.Ba
 		if r == nil {
 			return b, nil
 		}
+		if err := m.releaseBelow(ctx, r.ID); err != nil {
+			return b, err
+		}
 		if t.Release != nil {
 			if err := t.Release(ctx, *r); err != nil {
 				return b, err

@@ -23,6 +23,8 @@ func Groups() *resource.Type {
 	return &resource.Type{
 		Name:  resource.GroupType,
 		Title: "resource group",
+		// There is nothing to take back of a group itself, but of what lies in it.
+		Release: func(context.Context, resource.Resource) error { return nil },
 		Check: func(name string) error {
 			if !groupName.MatchString(name) || name[len(name)-1] == '.' {
 				return fault.Invalid("%q is no name for a resource group: 1 to 90 letters, digits, '_', '-', '.', '(' and ')', not ending in '.'", name).With("InvalidResourceGroupName").At("resourceGroupName")

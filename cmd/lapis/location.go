@@ -1,0 +1,80 @@
+package main
+
+import (
+	"net/http"
+
+	"lapis/edge/armhttp"
+	"lapis/ml"
+	"lapis/ml/compute"
+	"lapis/ml/workspace"
+	"lapis/resource"
+	"lapis/resource/identity"
+)
+
+// routes are the ARM paths that are no resource's.
+func (v *server) routes() []armhttp.Route {
+	routes := armhttp.Directory{Manager: v.manager, Tenant: v.who.Tenant, Location: v.who.Location}.Routes()
+	routes = append(routes, armhttp.Deployments{Manager: v.manager, Wanted: workspace.FromTemplate}.Routes()...)
+	return append(routes,
+		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/vmSizes", Handle: v.vmSizes},
+		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/usages", Handle: v.usages},
+	)
+}
+
+// vmSizes lists the instance types of a location. All locations are this machine.
+func (v *server) vmSizes(r *http.Request, a resource.Address, view resource.View) (int, any, error) {
+	if _, err := v.manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Ancestor(resource.SubscriptionType), view); err != nil {
+		return 0, nil, err
+	}
+	offers := compute.Offers(r.URL.Query().Get("computeType"))
+	return http.StatusOK, map[string]any{"value": offers}, nil
+}
+
+// usages tells how much of the machine's slots, and of each kind of compute, is
+// taken.
+func (v *server) usages(r *http.Request, a resource.Address, view resource.View) (int, any, error) {
+	ctx, caller := r.Context(), identity.Of(r.Context())
+	subscription := a.Scope.Ancestor(resource.SubscriptionType)
+	if _, err := v.manager.Get(ctx, caller, subscription, view); err != nil {
+		return 0, nil, err
+	}
+	nodes, clusters, instances := 0, 0, 0
+	q := resource.Query{Type: compute.Type, Scope: subscription, Limit: 1000}
+	for {
+		page, err := v.manager.Store().List(ctx, q)
+		if err != nil {
+			return 0, nil, err
+		}
+		for _, res := range page.Resources {
+			t, err := compute.ParseTarget(res)
+			if err != nil {
+				continue
+			}
+			n := compute.NodesOf(res)
+			nodes += len(n.Running) + len(n.Idle)
+			switch t.Kind {
+			case "AmlCompute":
+				clusters++
+			case "ComputeInstance":
+				instances++
+			}
+		}
+		if q.After = page.Next; q.After == "" {
+			break
+		}
+	}
+	items := []any{}
+	for _, u := range []struct {
+		name, title string
+		now, limit  int
+	}{
+		{"totalDedicatedCores", "Jobs that run at once on this machine", nodes, v.settings.Slots},
+		{"clusters", "Compute clusters", clusters, 10_000},
+		{"instances", "Compute instances", instances, 10_000},
+	} {
+		kind := ml.Provider + "/usages"
+		items = append(items, map[string]any{"id": a.Scope.String() + "/usages/" + u.name, "type": kind, "amlWorkspaceLocation": a.Scope.Name(),
+			"unit": "Count", "currentValue": u.now, "limit": u.limit, "name": map[string]string{"value": u.name, "localizedValue": u.title}})
+	}
+	return http.StatusOK, map[string]any{"value": items}, nil
+}

@@ -1,0 +1,234 @@
+package armhttp
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"regexp"
+	"time"
+
+	"lapis/fault"
+	"lapis/resource"
+	"lapis/resource/identity"
+	"lapis/resource/manager"
+)
+
+// Deployments are the deployments of templates. Templates are not evaluated: of
+// those that are known, the parameters are read.
+type Deployments struct {
+	Manager *manager.Manager
+
+	// Wanted tells from a template and its parameters what is to be made in the
+	// group: a resource id and the body of its PUT. A template that it does not
+	// know is a fault.
+	Wanted func(group resource.ID, template, parameters resource.Document) (resource.ID, json.RawMessage, error)
+}
+
+const deployments = "Microsoft.Resources/deployments"
+
+// DeploymentType is the type that deployments are kept as.
+func DeploymentType() *resource.Type {
+	return &resource.Type{Name: deployments, Title: "deployment"}
+}
+
+// Routes are the paths that are more than a resource's.
+func (d Deployments) Routes() []Route {
+	return []Route{
+		{http.MethodPut, deployments, d.put},
+		{http.MethodPost, deployments + "/validate", d.validate},
+		{http.MethodPost, deployments + "/whatIf", d.whatIf},
+		{http.MethodGet, deployments + "/operations", d.operations},
+		{http.MethodGet, resource.GroupType + "/deployments/operations", d.operations},
+		{http.MethodGet, resource.GroupType + "/deployments", d.list},
+	}
+}
+
+// deployment is what is read of a deployment's body.
+type deployment struct {
+	Properties struct {
+		Mode       string            `json:"mode"`
+		Template   resource.Document `json:"template"`
+		Parameters resource.Document `json:"parameters"`
+	} `json:"properties"`
+}
+
+// bareTemplate is the template's key as az writes it, without quotes.
+var bareTemplate = regexp.MustCompile(`([,{]\s*)template(\s*:)`)
+
+func readDeployment(r *http.Request) (deployment, error) {
+	var d deployment
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return d, fault.Invalid("The request's body ended before it was whole. Send it again.").From(err)
+	}
+	if len(body) > maxBody {
+		return d, fault.New(fault.TooLarge, "RequestBodyTooLarge", "The request's body is larger than the limit of %d bytes.", maxBody)
+	}
+	body = bytes.TrimPrefix(body, []byte("\ufeff"))
+	err = json.Unmarshal(body, &d)
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		if at := bareTemplate.FindIndex(body); at != nil {
+			mended := append([]byte(nil), body[:at[0]]...)
+			mended = append(mended, bareTemplate.ReplaceAll(body[at[0]:at[1]], []byte(`$1"template"$2`))...)
+			d = deployment{}
+			err = json.Unmarshal(append(mended, body[at[1]:]...), &d)
+		}
+	}
+	if err != nil {
+		return d, fault.Invalid("The request content was invalid and could not be deserialized: '%v'.", err).With("InvalidRequestContent")
+	}
+	return d, nil
+}
+
+// read decodes a request and says what is to be made.
+func (d Deployments) read(r *http.Request, a resource.Address) (deployment, resource.ID, json.RawMessage, error) {
+	body, err := readDeployment(r)
+	if err != nil {
+		return body, resource.ID{}, nil, err
+	}
+	group := a.Scope.Ancestor(resource.GroupType)
+	if group.Zero() || !a.Scope.Parent().Same(group) {
+		return body, resource.ID{}, nil, fault.Invalid("deployments are made in a resource group; '%s' is none", a.Scope.Parent()).With("InvalidDeployment")
+	}
+	id, wanted, err := d.Wanted(group, body.Properties.Template, body.Properties.Parameters)
+	return body, id, wanted, err
+}
+
+// outcome is the properties of a deployment.
+func outcome(body deployment, id resource.ID, correlation string) map[string]any {
+	mode := body.Properties.Mode
+	if mode == "" || mode == "incremental" {
+		mode = "Incremental"
+	}
+	parameters := body.Properties.Parameters
+	if parameters == nil {
+		parameters = resource.Document{}
+	}
+	return map[string]any{"provisioningState": resource.Succeeded, "mode": mode, "duration": "PT1S", "timestamp": stampTime(time.Now()),
+		"correlationId": correlation, "providers": []any{}, "dependencies": []any{}, "outputs": map[string]any{},
+		"outputResources": []any{map[string]string{"id": id.String()}}, "parameters": parameters}
+}
+
+func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	ctx := r.Context()
+	body, id, wanted, err := d.read(r, a)
+	if err != nil {
+		return 0, nil, err
+	}
+	caller, correlation := identity.Of(ctx), r.Header.Get("x-ms-correlation-request-id")
+	// The deployment must be allowed and have a place before anything is made.
+	if _, err := d.Manager.Put(ctx, manager.Request{ID: a.Scope, Caller: caller, Correlation: correlation, View: v,
+		Body: json.RawMessage(`{"properties":{"provisioningState":"Running"}}`)}); err != nil {
+		return 0, nil, err
+	}
+	props := outcome(body, id, correlation)
+	_, err = d.Manager.Put(ctx, manager.Request{ID: id, Caller: caller, Correlation: correlation, View: v, Body: wanted})
+	if f := fault.Find(err); f != nil {
+		// Clients choke on an error here; a deployment tells how it ended.
+		props["provisioningState"] = resource.Failed
+		props["outputResources"] = []any{}
+		props["error"] = map[string]any{"code": "DeploymentFailed", "target": a.Scope.String(),
+			"message": "At least one resource deployment operation failed. Please list deployment operations for details: " + f.Message,
+			"details": []any{map[string]any{"code": f.Code, "message": f.Message, "target": id.String()}}}
+	} else if err != nil {
+		return 0, nil, err
+	}
+	raw, err := json.Marshal(map[string]any{"properties": props})
+	if err != nil {
+		return 0, nil, err
+	}
+	reply, err := d.Manager.Put(ctx, manager.Request{ID: a.Scope, Caller: caller, Correlation: correlation, View: v, Body: raw})
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusCreated, show(reply.Resource), nil
+}
+
+// validate says what is wrong with a deployment before it is made.
+func (d Deployments) validate(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	body, id, _, err := d.read(r, a)
+	if err != nil {
+		return 0, nil, err
+	}
+	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v); err != nil {
+		return 0, nil, err
+	}
+	props := outcome(body, id, r.Header.Get("x-ms-correlation-request-id"))
+	props["duration"] = "PT0S"
+	props["validatedResources"] = props["outputResources"]
+	return http.StatusOK, map[string]any{"id": a.Scope.String(), "name": a.Scope.Name(), "type": deployments, "properties": props}, nil
+}
+
+// whatIf tells what a deployment would make or change.
+func (d Deployments) whatIf(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	_, id, wanted, err := d.read(r, a)
+	if err != nil {
+		return 0, nil, err
+	}
+	change := map[string]any{"resourceId": id.String(), "changeType": "Create", "before": nil, "after": wanted, "delta": nil}
+	old, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), id, v)
+	switch {
+	case err == nil:
+		change["changeType"], change["before"] = "Deploy", show(old)
+	case !fault.Is(err, fault.Missing):
+		return 0, nil, err
+	}
+	return http.StatusOK, map[string]any{"status": resource.Succeeded,
+		"properties": map[string]any{"correlationId": r.Header.Get("x-ms-correlation-request-id"), "changes": []any{change}}}, nil
+}
+
+// operations tells what a deployment did, resource by resource.
+func (d Deployments) operations(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	id := a.Scope.Ancestor(resource.GroupType).Child(deployments, a.Scope.Name())
+	res, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), id, v)
+	if err != nil {
+		return 0, nil, err
+	}
+	var p struct {
+		State     string                `json:"provisioningState"`
+		Timestamp string                `json:"timestamp"`
+		Resources []struct{ ID string } `json:"outputResources"`
+		Error     *struct {
+			Details []struct{ Code, Message, Target string }
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(res.Properties, &p); err != nil {
+		return 0, nil, err
+	}
+	items := []any{}
+	add := func(target string, status string, message any) {
+		made, err := resource.ParseID(target)
+		if err != nil {
+			return
+		}
+		items = append(items, map[string]any{"id": id.String() + "/operations/" + made.Name(), "operationId": made.Name(),
+			"properties": map[string]any{"provisioningOperation": "Create", "provisioningState": p.State, "duration": "PT1S", "timestamp": p.Timestamp,
+				"serviceRequestId": "", "statusCode": status, "statusMessage": message,
+				"targetResource": map[string]string{"id": target, "resourceType": made.Type(), "resourceName": made.Name()}}})
+	}
+	for _, made := range p.Resources {
+		add(made.ID, "OK", nil)
+	}
+	if p.Error != nil {
+		for _, e := range p.Error.Details {
+			add(e.Target, "Conflict", map[string]any{"status": "Failed", "error": map[string]string{"code": e.Code, "message": e.Message}})
+		}
+	}
+	return http.StatusOK, listOf(items), nil
+}
+
+// list answers without the provider in the path too.
+func (d Deployments) list(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	page, err := d.Manager.List(r.Context(), identity.Of(r.Context()), resource.Query{Type: deployments, Parent: a.Scope, Limit: 1000}, resource.Options{}, v)
+	if err != nil {
+		return 0, nil, err
+	}
+	items := []any{}
+	for _, res := range page.Resources {
+		items = append(items, show(res))
+	}
+	return http.StatusOK, listOf(items), nil
+}
