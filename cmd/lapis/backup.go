@@ -88,16 +88,16 @@ func backup(ctx context.Context, data, file string, out io.Writer) (err error) {
 	}
 	snapshot, err := os.MkdirTemp(f.dir, ".backup-*")
 	if err != nil {
-		return err
+		return f.explain(err)
 	}
 	defer os.RemoveAll(snapshot)
 
 	// The database comes first: it names blobs that were there before.
 	if err := copyDatabase(ctx, f.path("lapis.db"), filepath.Join(snapshot, "lapis.db")); err != nil {
-		return fmt.Errorf("copy the database: %w", err)
+		return f.explain(fmt.Errorf("copy the database: %w", err))
 	}
 	if err := freeze(ctx, f.path("blobs"), filepath.Join(snapshot, "blobs"), halfWritten); err != nil {
-		return fmt.Errorf("copy the blobs: %w", err)
+		return f.explain(fmt.Errorf("copy the blobs: %w", err))
 	}
 	for _, name := range backedUp {
 		if err := freeze(ctx, f.path(name), filepath.Join(snapshot, name), temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {

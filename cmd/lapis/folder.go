@@ -131,6 +131,27 @@ func plain(err error) error {
 
 // write replaces a file in one step; it is on the disk when this returns.
 func (f *folder) write(name string, data []byte, mode fs.FileMode) error {
+	return f.explain(f.replace(name, data, mode))
+}
+
+// full is less room than anything can be done in, in bytes.
+const full = 1 << 20
+
+// explain says of an error that is no fault that the disk is full, if it is:
+// not every layer keeps that reason.
+func (f *folder) explain(err error) error {
+	if err == nil || fault.Find(err) != nil {
+		return err
+	}
+	var st syscall.Statfs_t
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		syscall.Statfs(f.dir, &st) == nil && st.Bavail*uint64(st.Bsize) < full {
+		return fault.New(fault.StorageFull, "StorageFull", "There is no room left for the data folder %s. Free some space and try again.", f.dir).From(err)
+	}
+	return err
+}
+
+func (f *folder) replace(name string, data []byte, mode fs.FileMode) error {
 	path := f.path(name)
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
@@ -172,11 +193,11 @@ func (f *folder) lock() (*os.File, error) {
 	}
 	if err := file.Truncate(0); err != nil {
 		file.Close()
-		return nil, err
+		return nil, f.explain(err)
 	}
 	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		file.Close()
-		return nil, err
+		return nil, f.explain(err)
 	}
 	return file, nil
 }

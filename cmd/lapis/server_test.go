@@ -703,3 +703,71 @@ func TestALogStartsAnewWhenItIsFull(t *testing.T) {
 		}
 	}
 }
+
+func TestAFullDiskIsNamedAndNothingIsLost(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may mount a small disk")
+	}
+	disk := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk).CombinedOutput(); err != nil {
+		t.Skipf("no small disk can be mounted: %s", out)
+	}
+	defer exec.Command("umount", disk).Run()
+	dir := filepath.Join(disk, "data")
+	s := start(t, dir)
+	token := clientToken(t, s)
+	w, err := s.folder().loadIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := func(name string) string { return "/subscriptions/" + w.Subscription + "/resourceGroups/" + name }
+	put := func(name string) int {
+		status, _ := s.call(t, token, "PUT", group(name), `{"location":"local"}`)
+		return status
+	}
+	if status := put("before"); status != 201 {
+		t.Fatal(status)
+	}
+	fill := filepath.Join(disk, "fill")
+	file, err := os.Create(fill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 1 << 16; size > 0; size /= 2 {
+		for err = nil; err == nil; _, err = file.Write(make([]byte, size)) {
+		}
+	}
+	file.Close()
+
+	status := 0
+	for n := 0; n < 100 && status != 507; n++ { // what room the log has left is used first
+		if status = put(fmt.Sprintf("during%d", n)); status != 201 && status != 507 {
+			t.Fatalf("PUT on a full disk: %d", status)
+		}
+	}
+	if status != 507 {
+		t.Fatalf("PUT on a full disk: %d", status)
+	}
+	if status, _ := s.call(t, token, "GET", group("before"), ""); status != 200 {
+		t.Errorf("GET on a full disk: %d", status)
+	}
+	refused(t, []string{"no room left", dir}, "connect", "--data", dir)
+	refused(t, []string{"no room left", dir}, "backup", filepath.Join(t.TempDir(), "b.tar"), "--data", dir)
+	s.stop(os.Kill)
+	refused(t, []string{"no room left", dir}, "up", "--data", dir, "--listen", "localhost:0")
+	refused(t, []string{"no room left", disk}, "up", "--data", filepath.Join(disk, "other"), "--listen", "localhost:0")
+
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, dir, "--listen", "localhost:"+s.info.Port)
+	for name, want := range map[string]int{"before": 200, "never": 404} {
+		if status, _ := s.call(t, token, "GET", group(name), ""); status != want {
+			t.Errorf("%s after room was made: %d", name, status)
+		}
+	}
+	if status := put("after"); status != 201 {
+		t.Errorf("PUT after room was made: %d", status)
+	}
+	s.stop(syscall.SIGTERM)
+}

@@ -89,7 +89,7 @@ func up(ctx context.Context, s settings, out io.Writer) (err error) {
 	}()
 	v, err := newServer(ctx, s, f, port, log)
 	if err != nil {
-		return err
+		return f.explain(err)
 	}
 	defer v.close()
 	if err := v.keepPort(ctx); err != nil {
