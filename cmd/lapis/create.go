@@ -27,7 +27,7 @@ type createFlags struct {
 func (f *createFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVarP(&f.file, "file", "f", "", "YAML file that describes the resource")
-	fl.StringArrayVar(&f.set, "set", nil, "set a field of the file, as in --set inputs.lr=0.1 (may be repeated)")
+	setFlag(cmd, &f.set, "set a field of the file, as in --set inputs.lr=0.1")
 	fl.StringVarP(&f.name, "name", "n", "", "name of the resource; overrides the file")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the requests as JSON and send none; needs no server")
 	fl.StringVar(&f.location, "location", "", "location of the resource (default: the workspace's)")

@@ -116,7 +116,7 @@ func jobCommand() *cobra.Command {
 		return n.print(s, raw)
 	})
 	n.nameFlag(cmd, &name)
-	cmd.Flags().StringArrayVar(&set, "set", nil, "display_name=…, description=… or tags.KEY=… (may be repeated)")
+	setFlag(cmd, &set, "display_name=…, description=… or tags.KEY=…")
 	_ = cmd.MarkFlagRequired("set")
 
 	cmd = n.verb("show-services", "Show the services of a running job", "  lapis job show-services --name NAME", func(cmd *cobra.Command, s *session) error {
@@ -166,7 +166,7 @@ func jobCommand() *cobra.Command {
 
 	v := &createFlags{}
 	validate := &cobra.Command{
-		Use: "validate", Short: "Say what is wrong with a job's file, without a server", Args: cobra.NoArgs,
+		Use: "validate", Short: "Say what is wrong with a job's file, without a server",
 		Example: "  lapis job validate --file job.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, err := v.document(cmd, "job")
@@ -257,6 +257,9 @@ func streamJob(ctx context.Context, s *session, name string) error {
 	why := ""
 	if r.Error != nil {
 		why = ": " + strings.TrimSpace(r.Error.Error.Message)
+	}
+	if r.Status == "Failed" {
+		return fault.Conflicts("Job %s failed%s", name, why)
 	}
 	return fault.Conflicts("Job %s is %s%s", name, r.Status, why)
 }

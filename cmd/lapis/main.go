@@ -72,18 +72,53 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
-	if err := root.ExecuteContext(ctx); err != nil {
-		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			return 130
-		}
-		fmt.Fprintln(errs, errorLine(err))
-		return 1
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
 	}
-	return 0
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return 130
+	}
+	line := errorLine(err)
+	if misused(err) {
+		line += fmt.Sprintf(". See `%s --help`.", cmd.CommandPath())
+	}
+	fmt.Fprintln(errs, line)
+	return 1
+}
+
+// misused tells whether the words of the command line are to blame.
+func misused(err error) bool {
+	if fault.Find(err) != nil {
+		return false
+	}
+	for _, start := range []string{"required flag", "unknown flag", "unknown shorthand", "flag needs an argument", "invalid argument", "if any flags in the group", "accepts "} {
+		if strings.HasPrefix(err.Error(), start) {
+			return true
+		}
+	}
+	return false
+}
+
+// parent makes a command that only has others below it: alone it prints its
+// help, and a word it does not know is answered with the nearest it does.
+func parent(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		remedy := fmt.Sprintf("`%s --help` lists what there is.", cmd.CommandPath())
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			remedy = fmt.Sprintf("Did you mean `%s %s`?", cmd.CommandPath(), near[0])
+		}
+		return fault.Invalid("There is no command `%s %s`. %s", cmd.CommandPath(), args[0], remedy)
+	}
+	return cmd
 }
 
 func rootCommand() *cobra.Command {
-	root := &cobra.Command{
+	root := parent(&cobra.Command{
 		Use:   "lapis",
 		Short: "Azure Machine Learning on your own machines",
 		Long: `Azure Machine Learning on your own machines: one server that unmodified
@@ -93,9 +128,9 @@ Azure ML clients talk to, and a command line with the verbs of "az ml".`,
   lapis job create -f job.yml --stream       run a job and follow its log`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+
+		SuggestionsMinimumDistance: 2,
+	})
 	root.AddGroup(
 		&cobra.Group{ID: groupML, Title: "Machine learning:"},
 		&cobra.Group{ID: groupServer, Title: "The server:"},

@@ -37,10 +37,7 @@ type noun struct {
 }
 
 func (n *noun) start(short, example string) *noun {
-	n.cmd = &cobra.Command{
-		Use: n.name, Short: short, Example: example, GroupID: groupML, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	n.cmd = parent(&cobra.Command{Use: n.name, Short: short, Example: example, GroupID: groupML, SuggestionsMinimumDistance: 2})
 	if n.title == "" {
 		n.title = n.name
 	}
@@ -72,6 +69,21 @@ func (n *noun) notYet(use, short string) {
 	n.cmd.AddCommand(&cobra.Command{Use: use, Short: short, Hidden: true, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
 		return fault.New(fault.NotImplemented, "NotOffered", "`lapis %s %s` is not offered yet.", n.name, use)
 	}})
+}
+
+// setFlag adds --set. As with az, one --set may be followed by several
+// assignments.
+func setFlag(cmd *cobra.Command, to *[]string, usage string) {
+	cmd.Flags().StringArrayVar(to, "set", nil, usage+" (may be repeated)")
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		for _, a := range args {
+			if !cmd.Flags().Changed("set") || !strings.Contains(a, "=") {
+				return fault.Invalid("The word %q is not known here. See `%s --help`.", a, cmd.CommandPath())
+			}
+		}
+		*to = append(*to, args...)
+		return nil
+	}
 }
 
 // nameFlag adds --name, and completes it with what there is.
@@ -129,7 +141,7 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 	if f == nil {
 		f = &createFlags{}
 	}
-	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example}
 	f.register(cmd)
 	if n.versioned {
 		cmd.Flags().StringVarP(&f.version, "version", "v", "", "version of the "+n.title+"; overrides the file")
@@ -398,7 +410,7 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 	if n.versioned {
 		n.versionFlags(cmd, &version, &label)
 	}
-	cmd.Flags().StringArrayVar(&set, "set", nil, "set a field, as in --set description=text or --set tags.a=b (may be repeated)")
+	setFlag(cmd, &set, "set a field, as in --set description=text or --set tags.a=b")
 	for flag, field := range flags {
 		values[flag] = cmd.Flags().String(flag, "", "new "+strings.ReplaceAll(field, "_", " "))
 	}

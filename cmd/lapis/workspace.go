@@ -85,7 +85,7 @@ func (n *noun) patch() {
 		return n.print(s, reply)
 	})
 	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the workspace")
-	cmd.Flags().StringArrayVar(&set, "set", nil, "set a field, as in --set tags.a=b (may be repeated)")
+	setFlag(cmd, &set, "set a field, as in --set tags.a=b")
 	fields["display_name"] = cmd.Flags().StringP("display-name", "d", "", "name to show")
 	fields["description"] = cmd.Flags().String("description", "", "description")
 }
