@@ -39,11 +39,27 @@ func (o *outputFlags) check() error {
 		return fault.Invalid("--output %s: it can be json, yaml, table, tsv or none.", o.format)
 	}
 	if o.query != "" {
-		if _, err := jmespath.Compile(o.query); err != nil {
+		if _, err := jmespath.Compile(literals(o.query)); err != nil {
 			return fault.Invalid("--query %q: %v", o.query, err)
 		}
 	}
 	return nil
+}
+
+// literals quotes the words between backticks that are not JSON, which az
+// takes too: [?status==`Failed`].
+func literals(query string) string {
+	parts := strings.Split(query, "`")
+	if len(parts)%2 == 0 {
+		return query
+	}
+	for i := 1; i < len(parts); i += 2 {
+		if !json.Valid([]byte(parts[i])) {
+			quoted, _ := json.Marshal(parts[i])
+			parts[i] = string(quoted)
+		}
+	}
+	return strings.Join(parts, "`")
 }
 
 // print writes a result: an object or a list of them. Columns are those of
@@ -58,7 +74,7 @@ func (o *outputFlags) print(w io.Writer, result any, columns []string) error {
 		return err
 	}
 	if o.query != "" {
-		if v, err = jmespath.Search(o.query, v); err != nil {
+		if v, err = jmespath.Search(literals(o.query), v); err != nil {
 			return fault.Invalid("--query %q: %v", o.query, err)
 		}
 		columns = nil
