@@ -26,6 +26,10 @@ type Options struct {
 	// Experiment is the experiment of a job whose file names none.
 	Experiment string
 
+	// Source is where a job's code comes from: properties such as the commit,
+	// which the file's own outrank.
+	Source map[string]string
+
 	// DryRun lets a component's parts that a build step may still have to
 	// make be absent.
 	DryRun bool

@@ -47,6 +47,11 @@ func (b *builder) job() (Result, error) {
 		"tags":       tagsOf(r.get("tags")), "properties": tagsOf(r.get("properties")),
 		"environmentVariables": tagsOf(r.get("environment_variables")),
 	}
+	for key, value := range b.Source {
+		if properties := p["properties"].(map[string]any); properties[key] == nil {
+			properties[key] = value
+		}
+	}
 	put(p, "description", r.str("description"))
 	put(p, "parentJobName", r.str("parent_job_name"))
 

@@ -157,6 +157,9 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 			return err
 		}
 		o := spec.Options{Location: f.location, Experiment: experimentName(), Workspace: n.scope.workspace}
+		if n.name == "job" {
+			o.Source = client.GitProperties(cmd.Context(), d.Dir)
+		}
 		if f.dryRun {
 			o.Target = n.scope.offline()
 			return f.dry(cmd, n.name, d, o)
