@@ -8,14 +8,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"testing"
 	"time"
 )
 
 // BenchmarkGigabyte sends 1 GB up and down with the unmodified Python client,
 // beside cp and sync of the same file, turn by turn. Reported are the speeds as
-// a share of cp's (1 is as fast) and the most memory that the server, which is
-// this process, has had.
+// a share of cp's (1 is as fast), the processor time that client and server
+// spent on the whole way up and down, and the most memory that the server, which
+// is this process, has had.
 func BenchmarkGigabyte(b *testing.B) {
 	bin := python(b)
 	s := serve(b)
@@ -39,7 +41,7 @@ func BenchmarkGigabyte(b *testing.B) {
 		}
 		return string(out)
 	}
-	var local, up, down float64
+	var local, up, down, client, server float64
 	for b.Loop() {
 		start := time.Now()
 		copied := filepath.Join(dir, "copied")
@@ -50,9 +52,13 @@ func BenchmarkGigabyte(b *testing.B) {
 
 		got := filepath.Join(dir, "downloaded")
 		var u, d float64
-		if _, err := fmt.Sscan(run(s.pythonCommand(b, bin, "speed.py", source, got)), &u, &d); err != nil {
+		before := processorTime(b)
+		cmd := s.pythonCommand(b, bin, "speed.py", source, got)
+		if _, err := fmt.Sscan(run(cmd), &u, &d); err != nil {
 			b.Fatal(err)
 		}
+		server += processorTime(b) - before
+		client += (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 		up, down = up+u, down+d
 		run(exec.Command("cmp", source, got))
 		os.Remove(got)
@@ -63,7 +69,18 @@ func BenchmarkGigabyte(b *testing.B) {
 	b.ReportMetric(down/n, "s/down")
 	b.ReportMetric(local/up, "up-speed/cp")
 	b.ReportMetric(local/down, "down-speed/cp")
+	b.ReportMetric(client/n, "cpu-s/client")
+	b.ReportMetric(server/n, "cpu-s/server")
 	b.ReportMetric(peakMemory(b), "MB-server")
+}
+
+// processorTime is what this process has spent, in seconds.
+func processorTime(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return (time.Duration(u.Utime.Nano()) + time.Duration(u.Stime.Nano())).Seconds()
 }
 
 // peakMemory is the most memory that this process has had, in MB.
