@@ -19,7 +19,9 @@ import (
 
 // Run is what run history says about a job.
 type Run struct {
-	Status   string
+	Status string
+	// Reason is why the job waits, if it does.
+	Reason   string            `json:"statusReason"`
 	LogFiles map[string]string // name to address
 	Error    *RunError
 	Warnings []struct{ Message string }
@@ -55,6 +57,26 @@ func (c *Client) history(parts ...string) string {
 	return c.URL + u.EscapedPath()
 }
 
+// Explain adds to the view of a job why it waits or why it failed, which run
+// history knows.
+func (c *Client) Explain(ctx context.Context, job map[string]any) error {
+	name, status := text(job["name"]), text(job["status"])
+	if status == "Completed" || status == "Running" || name == "" {
+		return nil
+	}
+	r, err := c.Run(ctx, name)
+	if err != nil {
+		return err
+	}
+	if r.Reason != "" {
+		job["status_reason"] = r.Reason
+	}
+	if r.Error != nil && r.Error.Error.Message != "" {
+		job["error"] = map[string]any{"code": r.Error.Error.Code, "message": r.Error.Error.Message}
+	}
+	return nil
+}
+
 // The logs that follow copies to the user: what the job printed, of one node
 // or of each. The build log comes before.
 var (
@@ -80,8 +102,8 @@ func (c *Client) Stream(ctx context.Context, job string, f Follow) (Run, error) 
 		if err != nil {
 			return r, err
 		}
-		why := ""
-		if len(r.Warnings) > 0 && !Ended(r.Status) {
+		why := r.Reason
+		if why == "" && len(r.Warnings) > 0 && !Ended(r.Status) {
 			why = r.Warnings[len(r.Warnings)-1].Message
 		}
 		if (r.Status != status || why != reason) && f.Status != nil {

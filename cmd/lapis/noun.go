@@ -205,7 +205,16 @@ func (n *noun) show(example string) {
 		if err != nil {
 			return err
 		}
-		return n.print(s, raw)
+		v, err := client.View(n.name, raw)
+		if err != nil {
+			return err
+		}
+		if n.name == "job" {
+			if err := s.Explain(cmd.Context(), v); err != nil {
+				return err
+			}
+		}
+		return n.out.print(s.out, v, n.columns)
 	})
 	n.nameFlag(cmd, &name)
 	if n.versioned {
@@ -230,11 +239,15 @@ func (n *noun) pick(cmd *cobra.Command, s *session, name, version, label string)
 	return s.Version(cmd.Context(), n.collection, name, label)
 }
 
+// defaultJobs is how many jobs a list has that asks for no number: there may be
+// very many.
+const defaultJobs = 50
+
 // list adds list.
 func (n *noun) list(example string, more func(cmd *cobra.Command) func(q url.Values)) *cobra.Command {
 	var name string
 	var most int
-	var all, archived bool
+	var all, archived, everything bool
 	query := func(url.Values) {}
 	cmd := n.verb("list", "List "+plural(n.title), example, func(cmd *cobra.Command, s *session) error {
 		if most < 0 {
@@ -250,6 +263,9 @@ func (n *noun) list(example string, more func(cmd *cobra.Command) func(q url.Val
 			q.Set("listViewType", "ActiveOnly")
 		}
 		query(q)
+		if n.name == "job" && most == 0 && !everything {
+			most = defaultJobs
+		}
 		path := n.path(s, name)
 		if name != "" {
 			path += "/versions"
@@ -280,7 +296,12 @@ func (n *noun) list(example string, more func(cmd *cobra.Command) func(q url.Val
 	if more != nil {
 		query = more(cmd)
 	}
-	cmd.Flags().IntVarP(&most, "max-results", "r", 0, "how many to list at most (default all)")
+	if n.name == "job" {
+		cmd.Flags().IntVarP(&most, "max-results", "r", 0, fmt.Sprintf("how many to list at most, the newest first (default %d)", defaultJobs))
+		cmd.Flags().BoolVar(&everything, "all-results", false, "list all, however many there are")
+	} else {
+		cmd.Flags().IntVarP(&most, "max-results", "r", 0, "how many to list at most (default all)")
+	}
 	if n.versioned {
 		cmd.Flags().StringVarP(&name, "name", "n", "", "list the versions of this "+n.title)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -171,7 +172,7 @@ func table(w io.Writer, v any, columns []string) error {
 		for i, c := range columns {
 			switch row := row.(type) {
 			case map[string]any:
-				line[i] = cell(row[c])
+				line[i] = short(cell(row[c]))
 			case []any:
 				if i < len(row) {
 					line[i] = cell(row[i])
@@ -205,6 +206,11 @@ func table(w io.Writer, v any, columns []string) error {
 	}
 	return nil
 }
+
+var longAddress = regexp.MustCompile(`^azureml://subscriptions/[^/]+/resource[gG]roups/[^/]+/workspaces/[^/]+/`)
+
+// short takes out of an address what every address in the table has.
+func short(s string) string { return longAddress.ReplaceAllString(s, "azureml://") }
 
 func title(s string) string {
 	parts := strings.Split(s, "_")
