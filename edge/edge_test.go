@@ -130,6 +130,8 @@ func TestEachProtocolGetsItsPaths(t *testing.T) {
 		{"/box/a/b.txt?sv=1&sig=abc", "", "blob /box/a/b.txt"},
 		{"/box/a/b.txt", "2021-08-06", "blob /box/a/b.txt"},
 		{"/box/oauth2/token/x", "2021-08-06", "blob /box/oauth2/token/x"},
+		{"/api/a/b.txt?sig=abc", "2021-08-06", "blob /api/a/b.txt"}, // a container named like a protocol
+		{"/blob/account/box/a.txt", "", "blob /blob/account/box/a.txt"},
 		{"/box/a/b.txt", "", "404"},
 		{"/", "", "404"},
 	} {
@@ -150,8 +152,8 @@ func TestEachProtocolGetsItsPaths(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", c.target, got, c.want)
 		}
 	}
-	if !router.Reserved("API") || router.Reserved("box") {
-		t.Error("Reserved does not know the prefixes")
+	if !router.Reserved("Blob") || router.Reserved("box") || router.Reserved("api") {
+		t.Error("Reserved does not know what a container cannot be named")
 	}
 }
 

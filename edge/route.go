@@ -7,9 +7,11 @@ import (
 	"lapis/fault"
 )
 
-// Router tells the protocols of the one origin apart. In this order: the first
-// segment of the path, in any case of letters; what a sign-in path ends in;
-// what marks a blob request; else 404.
+// Router tells the protocols of the one origin apart. In this order: the header
+// x-ms-version, which the storage clients alone send and always do, so that a
+// container may have the name of a protocol ("data", "models"); the first
+// segment of the path, in any case of letters; what a sign-in path ends in; the
+// query sig; else 404.
 type Router struct {
 	prefixes map[string]http.Handler
 
@@ -17,9 +19,14 @@ type Router struct {
 	// /{tenant}/oauth2/….
 	Login http.Handler
 
-	// Blob answers requests with the header x-ms-version or the query sig.
+	// Blob answers requests with the header x-ms-version or the query sig, and
+	// what lies below /blob/.
 	Blob http.Handler
 }
+
+// BlobPrefix is the first segment of the blob links of our own making:
+// /blob/{account}/{container}/{key}.
+const BlobPrefix = "blob"
 
 // Handle gives a handler all paths whose first segment is one of the prefixes.
 func (t *Router) Handle(h http.Handler, prefixes ...string) {
@@ -31,11 +38,10 @@ func (t *Router) Handle(h http.Handler, prefixes ...string) {
 	}
 }
 
-// Reserved tells whether a first segment belongs to a protocol, so that no
-// container may have that name.
-func (t *Router) Reserved(segment string) bool {
-	_, ok := t.prefixes[strings.ToLower(segment)]
-	return ok
+// Reserved tells whether no container may have the name, since addresses that
+// begin with it have another meaning for the storage clients too.
+func (t *Router) Reserved(container string) bool {
+	return strings.EqualFold(container, BlobPrefix)
 }
 
 func (t *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -51,6 +57,10 @@ func (t *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r = &r2
 	}
 	first, rest, _ := strings.Cut(r.URL.Path[min(1, len(r.URL.Path)):], "/")
+	if t.Blob != nil && (r.Header.Get("x-ms-version") != "" || strings.EqualFold(first, BlobPrefix)) {
+		t.Blob.ServeHTTP(w, r)
+		return
+	}
 	if h, ok := t.prefixes[strings.ToLower(first)]; ok {
 		h.ServeHTTP(w, r)
 		return
@@ -59,7 +69,7 @@ func (t *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.Login.ServeHTTP(w, r)
 		return
 	}
-	if t.Blob != nil && (r.Header.Get("x-ms-version") != "" || strings.Contains(r.URL.RawQuery, "sig=")) {
+	if t.Blob != nil && strings.Contains(r.URL.RawQuery, "sig=") {
 		t.Blob.ServeHTTP(w, r)
 		return
 	}

@@ -218,3 +218,16 @@ func TestUnmodifiedPythonClientsSignInWithWhatConnectPrints(t *testing.T) {
 		})
 	}
 }
+
+func TestADatastoreMayHaveAContainerNamedLikeAProtocol(t *testing.T) {
+	python := unmodified(t)
+	s := start(t, t.TempDir())
+	script, err := filepath.Abs(filepath.Join("testdata", "containers.py"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := shell(t, nil, `eval "$(lapis connect --data `+quote(s.dir)+`)"; `+quote(python)+" "+quote(script)+" 2>/dev/null")
+	if !strings.HasSuffix(out, "all is well\n") {
+		t.Error(out)
+	}
+}

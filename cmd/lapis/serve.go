@@ -194,7 +194,6 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.router.Handle(http.HandlerFunc(history.Discovery), "discovery")
 	v.router.Handle(v.newMLflow(resources, runs, blobs), "mlflow", "api", "ajax-api", "version", "health", "get-artifact", "model-versions")
 	v.router.Blob = v.newBlobs(resources, blobs, sas)
-	v.router.Handle(v.router.Blob, "blob")
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)
 
