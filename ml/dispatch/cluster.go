@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"lapis/ml/compute"
@@ -25,7 +27,7 @@ type cluster struct {
 	target compute.Target
 	gone   bool
 	idle   []idleNode
-	shown  string // what the compute's status says, as JSON
+	shown  *compute.Nodes // what the compute's status says
 	read   time.Time
 }
 
@@ -84,8 +86,16 @@ func (cs *clusters) refresh(ctx context.Context, store resource.Store, waiting [
 		if c.target, err = compute.ParseTarget(r); err != nil {
 			return err
 		}
-		if c.shown == "" {
-			c.shown = string(asJSON(compute.NodesOf(r)))
+		first := c.shown == nil
+		nodes := compute.NodesOf(r)
+		if c.shown = &nodes; first {
+			c.restore(nodes, running)
+		}
+	}
+	for id, w := range running {
+		if c := cs.of[w.compute.Key()]; c != nil && !w.compute.Zero() && w.node == "" && !c.read.IsZero() {
+			w.node = newNode()
+			running[id] = w
 		}
 	}
 	return nil
@@ -94,6 +104,29 @@ func (cs *clusters) refresh(ctx context.Context, store resource.Store, waiting [
 // listEvery is how often new targets are looked for that no job names yet: one
 // with a least number of nodes has them without a job.
 const listEvery = 3 * time.Second
+
+// restore takes up the nodes that an earlier server has left: those of jobs that
+// still run stay theirs, the others are idle.
+func (c *cluster) restore(n compute.Nodes, running map[string]demand) {
+	for _, node := range n.Idle {
+		c.idle = append(c.idle, idleNode{id: node.ID, since: n.Since.Time})
+	}
+	for _, node := range n.Running {
+		held := false
+		for id, w := range running {
+			if w.compute.Key() == c.id.Key() && strings.EqualFold(w.run.ID, node.Job) {
+				if w.node == "" {
+					w.node = node.ID
+					running[id] = w
+				}
+				held = true
+			}
+		}
+		if !held {
+			c.idle = append(c.idle, idleNode{id: node.ID, since: time.Now()})
+		}
+	}
+}
 
 // known takes up all targets, so that their node counts become true, also after
 // a restart.
@@ -200,8 +233,7 @@ func (c *cluster) scale(busy int, now time.Time) {
 
 // write stores the counts if they are not what the compute shows.
 func (c *cluster) write(ctx context.Context, store resource.Store, n compute.Nodes, now time.Time) error {
-	text := string(asJSON(n))
-	if text == c.shown || sameNodes(c.shown, text) {
+	if c.shown != nil && slices.Equal(c.shown.Running, n.Running) && slices.Equal(c.shown.Idle, n.Idle) {
 		return nil
 	}
 	n.Since = compute.Timestamp{Time: now}
@@ -209,20 +241,7 @@ func (c *cluster) write(ctx context.Context, store resource.Store, n compute.Nod
 		return compute.WithNodes(stored, n), nil
 	}}}})
 	if err == nil {
-		c.shown = text
+		c.shown = &n
 	}
 	return err
-}
-
-// sameNodes compares counts without their time.
-func sameNodes(a, b string) bool {
-	strip := func(s string) string {
-		d, err := resource.ParseDocument([]byte(s))
-		if err != nil {
-			return s
-		}
-		delete(d, "since")
-		return string(d.Raw())
-	}
-	return a != "" && strip(a) == strip(b)
 }

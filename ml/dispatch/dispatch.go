@@ -4,11 +4,12 @@ package dispatch
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"lapis/fault"
 	"lapis/ml"
@@ -56,6 +57,7 @@ type Dispatcher struct {
 
 	mu       sync.Mutex
 	busy     map[string]context.CancelFunc // task id → stops the step that is under way; nil: it must end by itself
+	edits    []edit                        // of runs, that the pass under way has decided on
 	running  map[string]demand             // task id → what a started task holds
 	ready    map[string]demand             // task id → a waiting job whose environment is ready
 	sites    map[string]ml.Site            // workspace GUID → workspace
@@ -90,13 +92,16 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.work.Wait()
 	for {
 		changed := d.Resources.Notify()
+		began := time.Now()
 		if err := d.pass(ctx); err != nil && ctx.Err() == nil {
 			d.Log.Error("dispatch pass", "err", err)
 		}
+		// With thousands of jobs in the queue a pass takes its time: the jobs that
+		// run need some too.
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(restPass):
+		case <-time.After(max(restPass, 2*time.Since(began))):
 		}
 		select {
 		case <-ctx.Done():
@@ -144,6 +149,14 @@ func TaskID(workspace, job string) string { return workspace + "/" + strings.ToL
 
 // pass looks at how things are and does what is due.
 func (d *Dispatcher) pass(ctx context.Context) error {
+	// What is done beside the passes may change a job while it is looked at: such
+	// a job has to wait for the next pass, which sees it as it is.
+	d.mu.Lock()
+	moving := make(map[string]bool, len(d.busy))
+	for id := range d.busy {
+		moving[id] = true
+	}
+	d.mu.Unlock()
 	open, err := d.Runs.OpenJobs(ctx)
 	if err != nil {
 		return err
@@ -158,6 +171,7 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.flush(ctx)
 	var waiting []demand
 	alive := make(map[string]bool, len(open))
 	for _, r := range open {
@@ -173,7 +187,7 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 					d.stop(ctx, id)
 				}
 			}
-		case busy:
+		case busy || moving[id]:
 		case launched && task.Phase == compute.Exited:
 			d.finish(ctx, r, task)
 		case r.Status == tracking.CancelRequested && launched && task.Phase == compute.Staging:
@@ -182,20 +196,27 @@ func (d *Dispatcher) pass(ctx context.Context) error {
 				d.Log.Error("remove a half-staged task", "task", id, "err", err)
 				continue
 			}
-			d.settle(ctx, r, ending{status: tracking.Canceled})
+			d.end(r, ending{status: tracking.Canceled})
 		case r.Status == tracking.CancelRequested && launched:
 			d.stop(ctx, id)
 		case r.Status == tracking.CancelRequested:
-			d.settle(ctx, r, ending{status: tracking.Canceled})
+			d.end(r, ending{status: tracking.Canceled})
 		case launched && task.Phase == compute.Running:
 			d.adopt(ctx, r, task)
 		case r.Status == tracking.Running || r.Status == tracking.Finalizing || r.Status == tracking.NotResponding:
-			d.settle(ctx, r, ending{status: tracking.Failed, code: "SystemError", message: "The job's process is gone, and nothing is known of how it ended. Submit the job again."})
+			d.end(r, ending{status: tracking.Failed, code: "SystemError", message: "The job's process is gone, and nothing is known of how it ended. Submit the job again."})
 		default:
-			if w, ok := d.demand(ctx, r); ok {
+			if w, ok := d.demand(ctx, r); !ok {
+				continue // perhaps the next pass can read it
+			} else if w.flaw != nil {
+				d.end(r, failure(w.flaw))
+			} else {
 				waiting = append(waiting, w)
 			}
 		}
+	}
+	for id := range moving {
+		alive[id] = true // it may have become open, or ended, since
 	}
 	d.sweep(ctx, alive, tasks)
 	if err := d.clusters.known(ctx, d.Resources); err != nil {
@@ -229,12 +250,17 @@ func (d *Dispatcher) sweep(ctx context.Context, alive map[string]bool, tasks map
 		}
 	}
 	for id, task := range tasks {
-		if _, busy := d.busy[id]; alive[id] || busy || task.Phase != compute.Exited {
+		if _, busy := d.busy[id]; alive[id] || busy {
 			continue
 		}
 		workspace, name, _ := strings.Cut(id, "/")
-		if r, err := d.Runs.Run(ctx, workspace, name); err == nil && !r.Status.Terminal() {
-			continue // it was made after the list of open jobs was read
+		r, err := d.Runs.Run(ctx, workspace, name)
+		if err == nil && !r.Status.Terminal() || err != nil && !fault.Is(err, fault.Missing) {
+			continue // it was made after the list of open jobs was read, or who knows
+		}
+		if task.Phase == compute.Running {
+			d.stop(ctx, id) // nobody waits for it any more
+			continue
 		}
 		if err := d.Runtime.Remove(ctx, id); err != nil {
 			d.Log.Error("remove an ended task", "task", id, "err", err)
@@ -255,7 +281,7 @@ func (d *Dispatcher) adopt(ctx context.Context, r tracking.Run, task compute.Obs
 		d.running[id] = w
 	}
 	if r.Status != tracking.Running {
-		d.change(ctx, r, func(r *tracking.Run) error { return nowRunning(r, task.Started) })
+		d.later(r, func(r *tracking.Run) error { return nowRunning(r, task.Started) })
 	}
 }
 
@@ -278,6 +304,42 @@ func (d *Dispatcher) change(ctx context.Context, r tracking.Run, change func(*tr
 		d.Log.Error("write the state of a job", "job", r.ID, "err", err)
 	}
 	return err == nil
+}
+
+// edit is a change of a run that a pass has decided on.
+type edit struct {
+	run    tracking.Run
+	change func(*tracking.Run) error
+}
+
+// later writes a run's row when the pass is over. The lock is held.
+func (d *Dispatcher) later(r tracking.Run, change func(*tracking.Run) error) {
+	d.edits = append(d.edits, edit{r, change})
+}
+
+// end writes the last word on a job when the pass is over. The lock is held.
+func (d *Dispatcher) end(r tracking.Run, e ending) {
+	now := tracking.Millis(d.Now())
+	d.later(r, func(r *tracking.Run) error { return settled(r, e, now) })
+}
+
+// atOnce is how many runs are written at once: the store makes one commit of
+// them.
+const atOnce = 64
+
+// flush writes what the pass has decided on.
+func (d *Dispatcher) flush(ctx context.Context) {
+	edits := d.edits
+	d.edits = nil
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for _, e := range edits {
+		group.Go(func() error {
+			d.change(ctx, e.run, e.change)
+			return nil
+		})
+	}
+	group.Wait()
 }
 
 // site returns the workspace of a run.
@@ -306,7 +368,7 @@ func (d *Dispatcher) site(ctx context.Context, workspace string) (ml.Site, error
 	return ml.Site{}, fault.NotFound("the job's workspace is gone")
 }
 
-// demand reads what a job needs. A job that cannot be read any more has failed.
+// demand reads what a job needs; false if it cannot be read now.
 func (d *Dispatcher) demand(ctx context.Context, r tracking.Run) (demand, bool) {
 	id := TaskID(r.Workspace, r.ID)
 	if w, ok := d.ready[id]; ok {
@@ -315,42 +377,41 @@ func (d *Dispatcher) demand(ctx context.Context, r tracking.Run) (demand, bool) 
 	}
 	w, err := d.read(ctx, r)
 	if err != nil {
-		if fault.Find(err) == nil {
+		if ctx.Err() == nil {
 			d.Log.Error("read a job", "job", r.ID, "err", err)
-			return demand{}, false // perhaps better next time
 		}
-		d.settle(ctx, r, failure(err))
 		return demand{}, false
 	}
 	d.ready[id] = w
 	return w, true
 }
 
+// read reads what a job needs. What keeps it from ever starting is its flaw: one
+// that runs already can do without.
+
 func (d *Dispatcher) read(ctx context.Context, r tracking.Run) (demand, error) {
+	w := demand{id: TaskID(r.Workspace, r.ID), run: r}
+	flawed := func(err error) (demand, error) {
+		if fault.Find(err) == nil {
+			return w, err
+		}
+		w.flaw = err
+		return w, nil
+	}
 	site, err := d.site(ctx, r.Workspace)
 	if err != nil {
-		return demand{}, err
+		return flawed(err)
 	}
+	w.site = site
 	res, err := d.Resources.Get(ctx, site.ID.Child("jobs", r.ID))
 	if err != nil {
-		return demand{}, err
+		return flawed(err)
 	}
 	j, err := job.Parse(res.Properties)
 	if err != nil {
-		return demand{}, err
+		return flawed(err)
 	}
-	env, err := job.FindEnvironment(ctx, d.Resources, site.ID, j.EnvironmentID)
-	if err != nil {
-		return demand{}, err
-	}
-	wanted, err := environment.Want(env.Properties)
-	if err != nil {
-		return demand{}, err
-	}
-	w := demand{id: TaskID(r.Workspace, r.ID), site: site, run: r, job: j, env: wanted}
-	if wanted.Container != "" {
-		return w, fault.Invalid("The environment '%s:%s' cannot be made here: %s.", env.ID.Parent().Name(), env.ID.Name(), wanted.Container).With("UserError")
-	}
+	w.job = j
 	if !job.Serverless(j.ComputeID) {
 		id, err := resource.ParseID(strings.TrimPrefix(j.ComputeID, "azureml:"))
 		if err != nil {
@@ -360,6 +421,16 @@ func (d *Dispatcher) read(ctx context.Context, r tracking.Run) (demand, error) {
 	}
 	if t := j.Resources.InstanceType; t != "" {
 		w.size, _ = compute.ParseSize(t)
+	}
+	env, err := job.FindEnvironment(ctx, d.Resources, site.ID, j.EnvironmentID)
+	if err != nil {
+		return flawed(err)
+	}
+	if w.env, err = environment.Want(env.Properties); err != nil {
+		return flawed(err)
+	}
+	if w.env.Container != "" {
+		return flawed(fault.Invalid("The environment '%s:%s' cannot be made here: %s.", env.ID.Parent().Name(), env.ID.Name(), w.env.Container).With("UserError"))
 	}
 	return w, nil
 }
@@ -374,13 +445,4 @@ func failure(err error) ending {
 		}
 	}
 	return e
-}
-
-// asJSON encodes what is known to be encodable.
-func asJSON(v any) json.RawMessage {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return raw
 }

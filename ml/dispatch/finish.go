@@ -29,9 +29,6 @@ func settled(r *tracking.Run, e ending, now int64) error {
 	if r.Status.Terminal() {
 		return nil
 	}
-	if r.Status == tracking.CancelRequested && e.status == tracking.Failed && e.code == "" {
-		e.status = tracking.Canceled
-	}
 	r.Reason = ""
 	r.End = now
 	if e.status == tracking.Failed {
@@ -55,6 +52,7 @@ func (d *Dispatcher) finish(ctx context.Context, r tracking.Run, task compute.Ob
 	d.background(ctx, task.ID, false, func(ctx context.Context) {
 		if err := d.conclude(ctx, w, task); err != nil && ctx.Err() == nil {
 			d.Log.Error("finish a job", "job", r.ID, "err", err)
+			rest(ctx)
 			return // the next pass tries again
 		}
 		d.free(w)

@@ -21,6 +21,7 @@ type demand struct {
 	compute resource.ID // zero: this machine as it is
 	size    compute.Size
 	node    string // of a started task: the node it holds
+	flaw    error  // a fault: why it can never start; nil if it can
 }
 
 // capacity is what is free.

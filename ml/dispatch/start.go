@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"sort"
 	"strings"
+	"time"
 
 	"lapis/fault"
 	"lapis/ml"
@@ -42,12 +43,12 @@ func (d *Dispatcher) start(ctx context.Context, waiting []demand) {
 		w := able[i]
 		switch {
 		case v.fail != "":
-			d.settle(ctx, w.run, ending{status: tracking.Failed, code: "UserError", message: v.fail})
+			d.end(w.run, ending{status: tracking.Failed, code: "UserError", message: v.fail})
 		case v.start:
 			d.launch(ctx, w)
 		case w.run.Reason != v.reason || w.run.Status != tracking.Queued:
-			d.change(ctx, w.run, func(r *tracking.Run) error {
-				if r.Status == tracking.CancelRequested || r.Status == tracking.Starting {
+			d.later(w.run, func(r *tracking.Run) error {
+				if r.Status == tracking.CancelRequested || r.Status.Terminal() {
 					return nil
 				}
 				r.Reason = v.reason
@@ -77,6 +78,17 @@ func (d *Dispatcher) background(ctx context.Context, id string, stoppable bool, 
 	}()
 }
 
+// rest keeps a step that could not be done, as on a full disk, from being tried
+// again at once.
+func rest(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(restStep):
+	}
+}
+
+const restStep = time.Second
+
 // prepare builds a job's environment. It takes no slot: others run meanwhile.
 func (d *Dispatcher) prepare(ctx context.Context, w demand) {
 	d.background(ctx, w.id, true, func(ctx context.Context) {
@@ -87,6 +99,7 @@ func (d *Dispatcher) prepare(ctx context.Context, w demand) {
 			r.Reason = "is preparing its environment"
 			return job.Move(r, tracking.Preparing)
 		}) {
+			rest(ctx)
 			return
 		}
 		log := newBuildLog(ctx, d.Blobs, w.site.Artifacts(), ml.RunFolder(w.run.ID)+BuildLog)
@@ -97,7 +110,9 @@ func (d *Dispatcher) prepare(ctx context.Context, w demand) {
 		if err != nil && ctx.Err() == nil {
 			e := failure(err)
 			e.message = "The environment could not be built: " + e.message
-			d.settle(ctx, w.run, e)
+			if !d.settle(ctx, w.run, e) {
+				rest(ctx)
+			}
 		}
 	})
 }
@@ -123,7 +138,9 @@ func (d *Dispatcher) launch(ctx context.Context, w demand) {
 		if fault.Find(err) == nil {
 			d.Log.Error("start a job", "job", w.run.ID, "err", err)
 		}
-		d.settle(context.WithoutCancel(ctx), w.run, failure(err))
+		if !d.settle(context.WithoutCancel(ctx), w.run, failure(err)) {
+			rest(ctx) // the next pass starts it again
+		}
 	})
 }
 
