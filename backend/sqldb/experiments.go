@@ -220,6 +220,15 @@ func (t *Tracking) ChangeExperiment(ctx context.Context, workspace, id string, c
 		if err := change(&e); err != nil {
 			return err
 		}
+		if e.Deleted != 0 && old.Deleted == 0 {
+			// Runs that go with the experiment bear its time, and no run that
+			// was deleted before does.
+			var last int64
+			if err := tx.QueryRow(`SELECT coalesce(max(deleted), 0) FROM runs WHERE experiment = ?`, n).Scan(&last); err != nil {
+				return err
+			}
+			e.Deleted = max(e.Deleted, last+1)
+		}
 		if e.Name != old.Name {
 			if err := nameFree(tx, workspace, e.Name); err != nil {
 				return err
@@ -236,8 +245,6 @@ func (t *Tracking) ChangeExperiment(ctx context.Context, workspace, id string, c
 		if (e.Deleted == 0) == (old.Deleted == 0) {
 			return nil
 		}
-		// Runs that go with the experiment bear its time, so that those
-		// deleted before it stay so when it comes back.
 		query, args := `UPDATE runs SET deleted = ? WHERE experiment = ? AND deleted = 0`, []any{e.Deleted, n}
 		if e.Deleted == 0 {
 			query, args = `UPDATE runs SET deleted = 0 WHERE experiment = ? AND deleted = ?`, []any{n, old.Deleted}

@@ -21,42 +21,30 @@ var errPacked = errors.New("packed points are damaged")
 //	uvarint length of key, key, uvarint n, n × (varint Δstep, varint Δtime, 8 bytes value)
 func packLog(points []tracking.Metric) []byte {
 	b := make([]byte, 0, 24+len(points)*14)
-	var done []bool // by index, once there is more than one key
+	for len(points) > 0 {
+		// Most requests have one key, or each key once.
+		n := 1
+		for n < len(points) && points[n].Key == points[0].Key {
+			n++
+		}
+		b = packKey(b, points[:n])
+		points = points[n:]
+	}
+	return b
+}
+
+// packKey appends points of one key.
+func packKey(b []byte, points []tracking.Metric) []byte {
+	b = binary.AppendUvarint(b, uint64(len(points[0].Key)))
+	b = append(b, points[0].Key...)
+	b = binary.AppendUvarint(b, uint64(len(points)))
+	var last tracking.Point
 	for i := range points {
-		if done != nil && done[i] {
-			continue
-		}
-		key := points[i].Key
-		n := 0
-		for j := i; j < len(points); j++ {
-			if points[j].Key == key {
-				n++
-			}
-		}
-		if n < len(points)-i && done == nil {
-			done = make([]bool, len(points))
-		}
-		b = binary.AppendUvarint(b, uint64(len(key)))
-		b = append(b, key...)
-		b = binary.AppendUvarint(b, uint64(n))
-		var last tracking.Point
-		for j := i; j < len(points) && n > 0; j++ {
-			if points[j].Key != key {
-				continue
-			}
-			p := points[j].Point
-			b = binary.AppendVarint(b, p.Step-last.Step)
-			b = binary.AppendVarint(b, p.Time-last.Time)
-			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(p.Value))
-			last = p
-			n--
-			if done != nil {
-				done[j] = true
-			}
-		}
-		if done == nil {
-			break // all were of this key
-		}
+		p := &points[i].Point
+		b = binary.AppendVarint(b, p.Step-last.Step)
+		b = binary.AppendVarint(b, p.Time-last.Time)
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(p.Value))
+		last = *p
 	}
 	return b
 }

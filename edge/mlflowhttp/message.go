@@ -25,7 +25,6 @@ type message struct {
 	path   string     // of a nested message: "metrics[0]."
 	top    *message   // where err is noted
 	err    error
-	body   []byte
 }
 
 const required = true
@@ -39,29 +38,41 @@ func readMessage(r *http.Request) (*message, error) {
 		return m, nil
 	}
 	if r.Method == http.MethodPost || r.Method == http.MethodPut {
-		kind := r.Header.Get("Content-Type")
-		if kind == "" {
-			return nil, invalid("Bad Request. Content-Type header is missing.")
-		}
-		if media, _, _ := strings.Cut(kind, ";"); strings.TrimSpace(media) != "application/json" {
-			return nil, invalid("Bad Request. Content-Type must be one of ['application/json'].")
+		if err := checkKind(r); err != nil {
+			return nil, err
 		}
 	}
-	body, err := readBody(r)
-	if err != nil {
+	var b bytes.Buffer
+	if err := readBody(r, &b); err != nil {
 		return nil, err
 	}
-	m.body = body
-	m.fields = parseObject(body)
-	return m, nil
+	return newMessage(b.Bytes()), nil
+}
+
+// newMessage is a message of a JSON body.
+func newMessage(body []byte) *message {
+	m := &message{fields: parseObject(body)}
+	m.top = m
+	return m
+}
+
+// checkKind refuses bodies that say to be other than JSON.
+func checkKind(r *http.Request) error {
+	kind := r.Header.Get("Content-Type")
+	if kind == "" {
+		return invalid("Bad Request. Content-Type header is missing.")
+	}
+	if media, _, _ := strings.Cut(kind, ";"); strings.TrimSpace(media) != "application/json" {
+		return invalid("Bad Request. Content-Type must be one of ['application/json'].")
+	}
+	return nil
 }
 
 // readBody reads a body within the limit.
-func readBody(r *http.Request) ([]byte, error) {
+func readBody(r *http.Request, b *bytes.Buffer) error {
 	if r.ContentLength > maxBody {
-		return nil, tooLarge()
+		return tooLarge()
 	}
-	var b bytes.Buffer
 	if r.ContentLength > 0 {
 		b.Grow(int(r.ContentLength) + bytes.MinRead)
 	}
@@ -69,14 +80,14 @@ func readBody(r *http.Request) ([]byte, error) {
 	if err != nil {
 		var cut *http.MaxBytesError
 		if errors.As(err, &cut) {
-			return nil, tooLarge()
+			return tooLarge()
 		}
-		return nil, fault.Invalid("The request's body ended early: send it again.").With("BAD_REQUEST").From(err)
+		return fault.Invalid("The request's body ended early: send it again.").With("BAD_REQUEST").From(err)
 	}
 	if n > maxBody {
-		return nil, tooLarge()
+		return tooLarge()
 	}
-	return b.Bytes(), nil
+	return nil
 }
 
 func tooLarge() error {

@@ -1,9 +1,11 @@
 package mlflowhttp
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
+	"sync"
 
 	"lapis/fault"
 	"lapis/ml/tracking"
@@ -16,11 +18,11 @@ func (s *Server) runRoutes() {
 	s.handle("POST", "2.0/mlflow/runs/search", runsRead, s.searchRuns)
 	s.handle("POST", "2.0/mlflow/runs/delete", runsDelete, s.deleteRun)
 	s.handle("POST", "2.0/mlflow/runs/restore", runsWrite, s.restoreRun)
-	s.handle("POST", "2.0/mlflow/runs/log-metric", runsWrite, s.logMetric)
+	s.add("POST", "2.0/mlflow/runs/log-metric", route{runsWrite, true, s.logMetric})
 	s.handle("POST", "2.0/mlflow/runs/log-parameter", runsWrite, s.logParam)
 	s.handle("POST", "2.0/mlflow/runs/set-tag", runsWrite, s.setTag)
 	s.handle("POST", "2.0/mlflow/runs/delete-tag", runsWrite, s.deleteTag)
-	s.handle("POST", "2.0/mlflow/runs/log-batch", runsWrite, s.logBatch)
+	s.add("POST", "2.0/mlflow/runs/log-batch", route{runsWrite, true, s.logBatch})
 	s.handle("POST", "2.0/mlflow/runs/log-inputs", runsWrite, s.logInputs)
 	s.handle("POST", "2.0/mlflow/runs/outputs", runsWrite, s.logOutputs)
 	s.handle("POST", "2.0/mlflow/runs/log-model", runsWrite, s.logModel)
@@ -262,10 +264,42 @@ func (m *message) metric() tracking.Metric {
 	}
 }
 
+// bodies are the buffers of requests that log.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// scan gives the body to fast; if that does not take it, the fields are read in
+// the general way.
+func (c *call) scan(fast func(body []byte) bool, slow func()) error {
+	if err := checkKind(c.r); err != nil {
+		return err
+	}
+	b := bodies.Get().(*bytes.Buffer)
+	defer func() {
+		if b.Cap() <= 1<<20 {
+			b.Reset()
+			bodies.Put(b)
+		}
+	}()
+	if err := readBody(c.r, b); err != nil {
+		return err
+	}
+	if fast(b.Bytes()) {
+		return nil
+	}
+	c.message = newMessage(b.Bytes())
+	slow()
+	return c.err
+}
+
 func (s *Server) logMetric(c *call) error {
-	run, metric := c.run(), c.metric()
-	if c.err != nil {
-		return c.err
+	var run string
+	var metric tracking.Metric
+	err := c.scan(func(body []byte) (ok bool) {
+		run, metric, ok = scanMetric(body)
+		return ok
+	}, func() { run, metric = c.run(), c.metric() })
+	if err != nil {
+		return err
 	}
 	if err := s.Tracking.LogMetric(c.ctx(), c.workspace, run, metric); err != nil {
 		return err
@@ -307,13 +341,20 @@ func (s *Server) deleteTag(c *call) error {
 }
 
 func (s *Server) logBatch(c *call) error {
-	run := c.run()
-	b := tracking.Batch{Params: c.tags("params", required), Tags: c.tags("tags", required)}
-	for _, m := range c.messages("metrics", false) {
-		b.Metrics = append(b.Metrics, m.metric())
-	}
-	if c.err != nil {
-		return c.err
+	var run string
+	var b tracking.Batch
+	err := c.scan(func(body []byte) (ok bool) {
+		run, b, ok = scanBatch(body)
+		return ok
+	}, func() {
+		run = c.run()
+		b = tracking.Batch{Params: c.tags("params", required), Tags: c.tags("tags", required)}
+		for _, m := range c.messages("metrics", false) {
+			b.Metrics = append(b.Metrics, m.metric())
+		}
+	})
+	if err != nil {
+		return err
 	}
 	if err := s.Tracking.LogBatch(c.ctx(), c.workspace, run, &b); err != nil {
 		return err

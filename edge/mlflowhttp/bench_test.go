@@ -1,0 +1,101 @@
+package mlflowhttp_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// load sends n requests from some clients and reports how many went through.
+func load(b *testing.B, clients, each int, unit string, request func(client, i int) (method, url, body string)) {
+	transport := &http.Transport{MaxIdleConnsPerHost: clients}
+	defer transport.CloseIdleConnections()
+	hc := &http.Client{Transport: transport}
+	work := make(chan int)
+	var wg sync.WaitGroup
+	for k := range clients {
+		wg.Go(func() {
+			for i := range work {
+				method, url, body := request(k, i)
+				r, err := http.NewRequest(method, url, strings.NewReader(body))
+				if err != nil {
+					b.Error(err)
+					continue
+				}
+				r.Header.Set("Content-Type", "application/json")
+				reply, err := hc.Do(r)
+				if err != nil {
+					b.Error(err)
+					continue
+				}
+				if _, err := io.Copy(io.Discard, reply.Body); err != nil || reply.StatusCode != 200 {
+					b.Errorf("%d %v", reply.StatusCode, err)
+				}
+				reply.Body.Close()
+			}
+		})
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		work <- i
+	}
+	close(work)
+	wg.Wait()
+	b.ReportMetric(float64(b.N*each)/b.Elapsed().Seconds(), unit)
+}
+
+func BenchmarkMLflow(b *testing.B) {
+	url, runs := serve(b)
+	c := &client{b, url}
+	var ids []string
+	for range 16 {
+		ids = append(ids, c.newRun(`{"experiment_id":"0"}`))
+	}
+	var points strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&points, `,{"key":"metric_%d","value":%g,"timestamp":%d,"step":%d}`, i%10, 1/float64(i+1), 1700000000000+i, i/10)
+	}
+	batches := make([]string, 16)
+	for k := range batches {
+		batches[k] = `{"run_id":"` + ids[k] + `","metrics":[` + points.String()[1:] + `]}`
+	}
+	for _, clients := range []int{1, 16} {
+		b.Run(fmt.Sprintf("log-metric/clients=%d", clients), func(b *testing.B) {
+			load(b, clients, 1, "req/s", func(k, i int) (string, string, string) {
+				return "POST", url + api + "runs/log-metric", fmt.Sprintf(`{"run_id":%q,"key":"m","value":%d,"timestamp":%d,"step":%d}`, ids[k], i, i, i)
+			})
+		})
+		b.Run(fmt.Sprintf("log-batch-1000/clients=%d", clients), func(b *testing.B) {
+			load(b, clients, 1000, "points/s", func(k, _ int) (string, string, string) {
+				return "POST", url + api + "runs/log-batch", batches[k]
+			})
+		})
+	}
+	if err := runs.FoldAll(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{2_000, 100_000} {
+		e := at(c.post("experiments/create", fmt.Sprintf(`{"name":"search-%d"}`, n)), "experiment_id").(string)
+		var wg sync.WaitGroup
+		per := n / 16
+		for k := range 16 {
+			wg.Go(func() {
+				for i := range per {
+					run := c.newRun(fmt.Sprintf(`{"experiment_id":%q,"start_time":%d,"tags":[{"key":"a","value":"b"},{"key":"mlflow.user","value":"me"}]}`, e, k*per+i))
+					c.post("runs/log-batch", fmt.Sprintf(`{"run_id":%q,"metrics":[{"key":"k0","value":%g,"timestamp":1},{"key":"k1","value":1,"timestamp":1},{"key":"k2","value":2,"timestamp":1}],"params":[{"key":"p0","value":"a"},{"key":"p1","value":"b"}]}`,
+						run, float64((i*7919)%per)/float64(per)))
+				}
+			})
+		}
+		wg.Wait()
+		body := fmt.Sprintf(`{"experiment_ids":[%q],"filter":"metrics.k0 > 0.5","order_by":["metrics.k0 DESC"],"max_results":100}`, e)
+		for _, clients := range []int{1, 4} {
+			b.Run(fmt.Sprintf("search-%d/clients=%d", n, clients), func(b *testing.B) {
+				load(b, clients, 1, "req/s", func(int, int) (string, string, string) { return "POST", url + api + "runs/search", body })
+			})
+		}
+	}
+}
