@@ -178,6 +178,7 @@ func (db *DB) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
 // write is one call of Write on its way through the writer.
 type write struct {
 	fn    func(*Tx) error
+	bare  bool // without a savepoint
 	took  atomic.Bool // by the writer, or by a caller who gave up
 	err   error
 	done  chan struct{}
@@ -190,10 +191,20 @@ type write struct {
 // does not stop it. A full disk is fault.StorageFull. fn runs on the writer's
 // goroutine: it must be short and must not call Write.
 func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
+	return db.write(ctx, &write{fn: fn, done: make(chan struct{})})
+}
+
+// writeOne is Write for functions that run no more than one statement that
+// writes, as their last: a statement that fails undoes itself, so they need no
+// savepoint. They must not panic after it.
+func (db *DB) writeOne(ctx context.Context, fn func(tx *Tx) error) error {
+	return db.write(ctx, &write{fn: fn, bare: true, done: make(chan struct{})})
+}
+
+func (db *DB) write(ctx context.Context, w *write) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &write{fn: fn, done: make(chan struct{})}
 	select {
 	case <-db.closed:
 		return errClosed()
@@ -306,6 +317,19 @@ func (db *DB) next(ran int, start time.Time) *write {
 // savepoint runs one write. lost is set when the whole transaction is gone, as
 // SQLite does on a full disk.
 func (db *DB) savepoint(w *write) (err, lost error) {
+	if w.bare {
+		if err := db.run(w); err != nil {
+			for _, f := range w.after {
+				f(false)
+			}
+			w.after = nil
+			if full := Fault(err); fault.Is(full, fault.StorageFull) {
+				return full, err // SQLite may have rolled all back
+			}
+			return err, nil
+		}
+		return nil, nil
+	}
 	if err := db.exec("SAVEPOINT w"); err != nil {
 		return nil, err
 	}

@@ -369,7 +369,11 @@ func record(tx *Tx, workspace, id string) (*tracking.Record, inputs, error) {
 // Log implements tracking.Store.
 func (t *Tracking) Log(ctx context.Context, workspace, id string, points []tracking.Metric, change func(*tracking.Record) error) error {
 	packed := packLog(points)
-	return t.db.Write(ctx, func(tx *Tx) error {
+	write := t.db.writeOne
+	if change != nil || slices.ContainsFunc(points, func(m tracking.Metric) bool { return m.Model != "" }) {
+		write = t.db.Write
+	}
+	return write(ctx, func(tx *Tx) error {
 		l, err := t.liveRow(tx, workspace, id)
 		if err != nil {
 			return err

@@ -77,7 +77,15 @@ func BenchmarkMLflow(b *testing.B) {
 	if err := runs.FoldAll(b.Context()); err != nil {
 		b.Fatal(err)
 	}
+}
+
+func BenchmarkSearch(b *testing.B) {
+	url, _ := serve(b)
+	c := &client{b, url}
 	for _, n := range []int{2_000, 100_000} {
+		if n > 2_000 && testing.Short() {
+			b.Skip("many runs take a minute to make")
+		}
 		e := at(c.post("experiments/create", fmt.Sprintf(`{"name":"search-%d"}`, n)), "experiment_id").(string)
 		var wg sync.WaitGroup
 		per := n / 16

@@ -223,7 +223,14 @@ func (s *Server) searchRuns(c *call) error {
 	if len(found) > 0 {
 		o.list("runs")
 		for _, d := range found {
-			o.run("", d)
+			shown := d.Shown.Load()
+			if shown == nil {
+				var one out
+				one.run("", d)
+				shown = &one.b
+				d.Shown.Store(shown)
+			}
+			o.b = append(o.b, *shown...)
 		}
 		o.closeList()
 	}

@@ -3,6 +3,7 @@ package tracking
 import (
 	"encoding/json"
 	"math"
+	"sync/atomic"
 )
 
 // Point is one value of a metric.
@@ -55,6 +56,10 @@ type Record struct {
 type Detail struct {
 	Record
 	Metrics []Metric
+
+	// Shown is what an edge has made of a detail that is shared and so never
+	// changes; nil until one does.
+	Shown atomic.Pointer[[]byte]
 }
 
 // Latest returns the latest point of a metric.
