@@ -4,6 +4,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -11,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"time"
 
 	"lapis/fault"
 )
@@ -90,35 +93,44 @@ func Status(k fault.Kind) int {
 	return http.StatusInternalServerError
 }
 
-// ReadBody reads the whole body, at most limit bytes. A longer one is
-// fault.TooLarge, one that was cut in the middle is a fault that says so.
+// bodyWithin is how long a client may take to send a body that is read whole.
+var bodyWithin = 2 * time.Minute
+
+// bodyAtOnce is how much room is made for a body before any of it has come, in
+// bytes: what a request says of its length is not believed.
+const bodyAtOnce = 64 << 10
+
+// ReadBody reads the whole body, at most limit bytes, within two minutes. A
+// longer one is fault.TooLarge, one that was cut in the middle is a fault that
+// says so.
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		// What was not read stays on the wire: the connection cannot be used again.
 		w.Header().Set("Connection", "close")
 		return nil, tooLarge(r.ContentLength, limit)
 	}
-	body := http.MaxBytesReader(w, r.Body, limit)
-	var (
-		b   []byte
-		err error
-	)
-	if r.ContentLength > 0 {
-		b = make([]byte, r.ContentLength)
-		var n int
-		n, err = io.ReadFull(body, b)
-		b = b[:n]
-	} else {
-		b, err = io.ReadAll(body)
+	// Not every ResponseWriter has deadlines; those of net/http do.
+	control := http.NewResponseController(w)
+	if control.SetReadDeadline(time.Now().Add(bodyWithin)) == nil {
+		defer control.SetReadDeadline(time.Time{})
+	}
+	var body bytes.Buffer
+	body.Grow(int(min(max(r.ContentLength+bytes.MinRead, 0), bodyAtOnce)))
+	n, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
+	if err == nil && r.ContentLength > n {
+		err = io.ErrUnexpectedEOF
 	}
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
 		return nil, tooLarge(-1, limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		w.Header().Set("Connection", "close")
+		return nil, fault.Invalid("The request's body was not whole after %s: %d bytes had come. Send it again.", bodyWithin, n).With("RequestTimeout").From(err)
 	case err != nil:
-		return nil, fault.Invalid("The request's body ended after %d bytes, before it was whole. Send it again.", len(b)).From(err)
+		return nil, fault.Invalid("The request's body ended after %d bytes, before it was whole. Send it again.", n).From(err)
 	}
-	return b, nil
+	return body.Bytes(), nil
 }
 
 func tooLarge(size, limit int64) error {

@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"lapis/fault"
 )
@@ -218,6 +221,49 @@ func TestABodyOverTheLimitOrCutIsTheClientsFault(t *testing.T) {
 				t.Errorf("got %q, %v", b, err)
 			}
 		})
+	}
+}
+
+func TestABodyThatNeverComesDoesNotHoldAConnection(t *testing.T) {
+	old := bodyWithin
+	bodyWithin = 50 * time.Millisecond
+	defer func() { bodyWithin = old }()
+	canceled := make(chan bool, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := ReadBody(w, r, 1<<20)
+		if err != nil {
+			WriteError(w, err)
+			return
+		}
+		// The deadline is for the body, not for the work that follows.
+		select {
+		case <-r.Context().Done():
+			canceled <- true
+		case <-time.After(4 * bodyWithin):
+			canceled <- false
+		}
+		w.Write(b)
+	}))
+	defer s.Close()
+	dial := func(body string) string {
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(conn, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n%s", body)
+		b, err := io.ReadAll(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if got := dial("123"); !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "RequestTimeout") {
+		t.Errorf("a body that stops: %s", got)
+	}
+	if got := dial("12345"); !strings.HasSuffix(got, "12345") || <-canceled {
+		t.Errorf("a whole body: %s", got)
 	}
 }
 
