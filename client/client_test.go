@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -481,5 +482,35 @@ func TestTheWorkspaceFileIsFoundAbove(t *testing.T) {
 	got, err := client.WorkspaceFile(filepath.Join(dir, "a", "b"))
 	if err != nil || got != (spec.Target{Subscription: "s", ResourceGroup: "g", Workspace: "w"}) {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestAJobKnowsItsCommit(t *testing.T) {
+	dir := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-c", "user.name=n", "-c", "user.email=e@host", "-C", dir}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Skipf("git: %v\n%s", err, out)
+		}
+	}
+	if got := client.GitProperties(context.Background(), dir); len(got) != 0 {
+		t.Errorf("outside of a repository: %v", got)
+	}
+	git("init", "-q", "-b", "trunk")
+	os.WriteFile(filepath.Join(dir, "a"), nil, 0o644)
+	git("add", "a")
+	git("commit", "-q", "-m", "one")
+	git("remote", "add", "origin", "https://user:secret@host/repo.git")
+	got := client.GitProperties(context.Background(), dir)
+	if got["mlflow.source.git.branch"] != "trunk" || len(got["mlflow.source.git.commit"]) != 40 || got["azureml.git.dirty"] != "" {
+		t.Errorf("clean: %v", got)
+	}
+	if got["mlflow.source.git.repoURL"] != "https://host/repo.git" {
+		t.Errorf("the address is %q", got["mlflow.source.git.repoURL"])
+	}
+	os.WriteFile(filepath.Join(dir, "b"), nil, 0o644)
+	if got := client.GitProperties(context.Background(), dir); got["azureml.git.dirty"] != "True" {
+		t.Errorf("changed: %v", got)
 	}
 }

@@ -14,42 +14,47 @@ import (
 // history has for it: repository, branch, commit, and whether there are changes
 // besides. A folder outside of any repository gives none.
 func GitProperties(ctx context.Context, dir string) map[string]string {
-	ask := map[string]struct {
-		variable string
-		args     []string
-	}{
-		"mlflow.source.git.repoURL": {"AZUREML_GIT_REPOSITORY_URI", []string{"ls-remote", "--get-url"}},
-		"mlflow.source.git.branch":  {"AZUREML_GIT_BRANCH", []string{"symbolic-ref", "--short", "HEAD"}},
-		"mlflow.source.git.commit":  {"AZUREML_GIT_COMMIT", []string{"rev-parse", "HEAD"}},
-		"azureml.git.dirty":         {"AZUREML_GIT_DIRTY", []string{"status", "--porcelain", "."}},
-	}
-	repository := inRepository(dir)
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+	const repository, branch, commit, dirty = "mlflow.source.git.repoURL", "mlflow.source.git.branch", "mlflow.source.git.commit", "azureml.git.dirty"
 	out := map[string]string{}
-	for key, q := range ask {
-		value := os.Getenv(q.variable)
-		if value == "" && repository {
-			cmd := exec.CommandContext(ctx, "git", q.args...)
+	if inRepository(dir) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		git := func(args ...string) string {
+			cmd := exec.CommandContext(ctx, "git", args...)
 			cmd.Dir = dir
 			text, err := cmd.Output()
 			if err != nil {
-				continue
+				return ""
 			}
-			value = strings.TrimSpace(string(text))
-			if key == "azureml.git.dirty" && value != "" {
-				value = "True"
+			return string(text)
+		}
+		remote := make(chan string)
+		go func() { remote <- strings.TrimSpace(git("ls-remote", "--get-url")) }()
+		for line := range strings.Lines(git("status", "--porcelain=v2", "--branch", "--", ".")) {
+			line = strings.TrimSpace(line)
+			if id, ok := strings.CutPrefix(line, "# branch.oid "); ok && id != "(initial)" {
+				out[commit] = id
+			} else if name, ok := strings.CutPrefix(line, "# branch.head "); ok && name != "(detached)" {
+				out[branch] = name
+			} else if !strings.HasPrefix(line, "#") {
+				out[dirty] = "True"
 			}
 		}
-		if u, err := url.Parse(value); key == "mlflow.source.git.repoURL" && err == nil && u.User != nil {
-			u.User = nil // it may be a secret
-			value = u.String()
+		// Without a remote, git answers with the word it would have gone by.
+		if url := <-remote; url != "" && url != "origin" {
+			out[repository] = url
 		}
-		// Without a remote, git answers with the word it was asked for.
-		if value == "" || value == "origin" {
-			continue
+	}
+	for key, variable := range map[string]string{
+		repository: "AZUREML_GIT_REPOSITORY_URI", branch: "AZUREML_GIT_BRANCH", commit: "AZUREML_GIT_COMMIT", dirty: "AZUREML_GIT_DIRTY",
+	} {
+		if v := os.Getenv(variable); v != "" {
+			out[key] = v
 		}
-		out[key] = value
+	}
+	if u, err := url.Parse(out[repository]); err == nil && u.User != nil {
+		u.User = nil // it may be a secret
+		out[repository] = u.String()
 	}
 	return out
 }
