@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"lapis/client/spec"
 	"lapis/fault"
@@ -57,7 +56,28 @@ func blobHeader(pairs ...string) http.Header {
 }
 
 // Progress is told how far a transfer is. Done grows to total; both in bytes.
+// It is not called twice at once.
 type Progress func(name string, done, total int64)
+
+// transfer counts what several requests move together.
+type transfer struct {
+	tell  Progress // may be nil
+	name  string
+	total int64
+
+	mu   sync.Mutex
+	done int64
+}
+
+func (t *transfer) moved(n int64) {
+	if t.tell == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done += n
+	t.tell(t.name, t.done, t.total)
+}
 
 // uploaded tells whether the content is in the container already: the first
 // of its files carries the mark that an upload puts last.
@@ -89,12 +109,7 @@ func (c *Client) upload(ctx context.Context, k container, prefix string, content
 	if done, err := c.uploaded(ctx, k, indicator); err != nil || done {
 		return err
 	}
-	var moved atomic.Int64
-	report := func(n int64) {
-		if c.Progress != nil {
-			c.Progress("Uploading "+content.Name, moved.Add(n), content.Size)
-		}
-	}
+	report := (&transfer{tell: c.Progress, name: "Uploading " + content.Name, total: content.Size}).moved
 	report(0)
 	var jobs []func(context.Context) error
 	for _, f := range content.Files {
@@ -275,9 +290,8 @@ func (c *Client) downloadTo(ctx context.Context, k container, prefix, dir, label
 	if err != nil {
 		return 0, err
 	}
-	var total int64
+	t := &transfer{tell: c.Progress, name: "Downloading " + label}
 	var jobs []func(context.Context) error
-	var moved atomic.Int64
 	count := 0
 	for _, b := range list {
 		rest, ok := strings.CutPrefix(b.Name, prefix)
@@ -293,14 +307,10 @@ func (c *Client) downloadTo(ctx context.Context, k container, prefix, dir, label
 		if !filepath.IsLocal(filepath.FromSlash(rest)) {
 			return 0, fault.Invalid("The blob %q would lie outside of %s; it is not downloaded.", b.Name, dir)
 		}
-		total += b.Size
+		t.total += b.Size
 		count++
 		jobs = append(jobs, func(ctx context.Context) error {
-			return c.downloadFile(ctx, k.blob(b.Name), filepath.Join(dir, filepath.FromSlash(rest)), func(n int64) {
-				if c.Progress != nil {
-					c.Progress("Downloading "+label, moved.Add(n), total)
-				}
-			})
+			return c.downloadFile(ctx, k.blob(b.Name), filepath.Join(dir, filepath.FromSlash(rest)), t.moved)
 		})
 	}
 	return count, inParallel(ctx, jobs)
