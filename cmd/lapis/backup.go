@@ -75,8 +75,9 @@ type manifest struct {
 
 const manifestName, theEnd = "backup.json", "backup.end"
 
-// What a backup holds beside lapis.db and blobs/.
-var backedUp = []string{"version", "identity.json", "server.json", "keys"}
+// What a backup holds beside lapis.db and blobs/. Where the server was is not
+// in it: the restored one may be elsewhere.
+var backedUp = []string{"version", "identity.json", "keys"}
 
 func backup(ctx context.Context, data, file string, out io.Writer) (err error) {
 	f, err := openFolder(data)

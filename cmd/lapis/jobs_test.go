@@ -126,6 +126,42 @@ func TestJobsOutliveTheServer(t *testing.T) {
 	start(t, s.dir).stop(syscall.SIGTERM) // any port will do now
 }
 
+func TestAJobThatRanWhenTheBackupWasMadeIsFailedAfterTheRestore(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("no python3 to make the default environment of")
+	}
+	s := start(t, t.TempDir())
+	token := clientToken(t, s)
+	runs := filepath.Join(t.TempDir(), "runs")
+	gate := filepath.Join(t.TempDir(), "gate")
+	s.submit(t, token, "caught", "echo x >> "+quote(runs)+"; until [ -e "+quote(gate)+" ]; do sleep 0.1; done")
+	s.await(t, token, "caught", "Running")
+	file := filepath.Join(t.TempDir(), "b.tar")
+	if out, errs, err := command(t, "backup", file, "--data", s.dir); err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errs)
+	}
+	dir := filepath.Join(t.TempDir(), "restored")
+	if out, errs, err := command(t, "restore", file, "--data", dir); err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errs)
+	}
+	r := start(t, dir, "--url", s.info.URL) // on another port, beside the first
+	var properties map[string]any
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		_, m := r.call(t, token, "GET", r.workspace(t)+"/jobs/caught", "")
+		if properties, _ = m["properties"].(map[string]any); properties["status"] == "Failed" {
+			break
+		}
+	}
+	if properties["status"] != "Failed" {
+		t.Errorf("after the restore: %v", properties)
+	}
+	os.WriteFile(gate, nil, 0o600)
+	s.await(t, token, "caught", "Completed")
+	if b, _ := os.ReadFile(runs); string(b) != "x\n" {
+		t.Errorf("the command ran %d times", strings.Count(string(b), "x"))
+	}
+}
+
 func TestDownWithJobsCancelsThem(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
 		t.Skip("no python3 to make the default environment of")
