@@ -192,7 +192,8 @@ func (c *Client) Version(ctx context.Context, collection, name, label string) (s
 		err = json.Unmarshal(v, &r)
 		return r.Name, err
 	}
-	return "", fault.NotFound("%q of %s does not exist in workspace %q. `lapis %s list` shows what there is.", name, collection, c.Workspace, strings.TrimSuffix(collection, "s"))
+	noun := strings.TrimSuffix(collection, "s")
+	return "", fault.NotFound("The %s %q could not be found in workspace %q. `lapis %s list` shows what there is.", noun, name, c.Workspace, noun)
 }
 
 // Location implements spec.World.

@@ -211,7 +211,8 @@ func runChange(set []string) (client.RunChange, error) {
 // streamJob copies a job's log to the output until the job has ended. A job
 // that failed is an error, with its reason.
 func streamJob(ctx context.Context, s *session, name string) error {
-	s.progress.say("Job %s", name)
+	// Whoever reads the log later needs the name to come back to it.
+	fmt.Fprintln(s.progress.w, "Job", name)
 	began := time.Now()
 	building := false
 	r, err := s.Stream(ctx, name, client.Follow{
