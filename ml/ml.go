@@ -12,13 +12,22 @@ import (
 	"lapis/resource"
 )
 
-// The provider, and the type that contains all others.
+// The provider, and the types that contain all others.
 const (
 	Provider   = "Microsoft.MachineLearningServices"
 	Workspaces = Provider + "/workspaces"
+	Registries = Provider + "/registries"
 )
 
-// Site is what a noun needs to know of the workspace it lies in.
+// Home is the workspace or registry that an id lies in; the zero ID if none.
+func Home(id resource.ID) resource.ID {
+	if strings.Contains(id.Key(), "/registries/") {
+		return id.Ancestor(Registries)
+	}
+	return id.Ancestor(Workspaces)
+}
+
+// Site is what a noun needs to know of the workspace, or the registry, it lies in.
 type Site struct {
 	ID       resource.ID
 	GUID     string // never changes; runs, blobs and asset ids go by it
@@ -32,32 +41,57 @@ func AccountOf(guid string) string { return "st" + strings.ReplaceAll(guid, "-",
 // siteStatus is the part of a workspace's status that a Site is made of.
 type siteStatus struct {
 	WorkspaceID string `json:"workspaceId"`
+	RegistryID  string `json:"registryId"`
 	Account     string `json:"storageAccountName"`
 }
 
-// SiteOf returns the workspace that id lies in.
+// SiteOf returns the workspace or registry that id lies in.
 func SiteOf(ctx context.Context, store resource.Store, id resource.ID) (Site, error) {
-	w := id.Ancestor(Workspaces)
+	w := Home(id)
 	if w.Zero() {
-		return Site{}, fault.Invalid("'%s' does not lie in a workspace", id).At(id.String())
+		return Site{}, fault.Invalid("'%s' lies in no workspace and no registry", id).At(id.String())
 	}
 	r, err := store.Get(ctx, w)
 	if err != nil {
 		if fault.Is(err, fault.Missing) {
-			return Site{}, fault.NotFound("The workspace '%s' could not be found in resource group '%s'.", w.Name(), w.Group()).At(w.String())
+			return Site{}, fault.NotFound("The "+homeTitle(w)+" '%s' could not be found in resource group '%s'.", w.Name(), w.Group()).At(w.String())
 		}
 		return Site{}, err
 	}
 	return SiteFrom(r)
 }
 
-// SiteFrom reads a workspace's resource.
+func homeTitle(id resource.ID) string {
+	if id.Is(Registries) {
+		return "registry"
+	}
+	return "workspace"
+}
+
+// SiteFrom reads a workspace's or a registry's resource.
 func SiteFrom(r resource.Resource) (Site, error) {
 	var s siteStatus
-	if err := json.Unmarshal(r.Status, &s); err != nil || s.WorkspaceID == "" {
-		return Site{}, fault.Conflicts("The workspace '%s' is not ready yet; wait until its provisioningState is Succeeded.", r.ID.Name()).With("WorkspaceNotReady")
+	err := json.Unmarshal(r.Status, &s)
+	if s.WorkspaceID == "" {
+		s.WorkspaceID = s.RegistryID
+	}
+	if err != nil || s.WorkspaceID == "" {
+		return Site{}, fault.Conflicts("The "+homeTitle(r.ID)+" '%s' is not ready yet; wait until its provisioningState is Succeeded.", r.ID.Name()).With("WorkspaceNotReady")
 	}
 	return Site{ID: r.ID, GUID: s.WorkspaceID, Account: s.Account, Location: r.Location}, nil
+}
+
+// FindRegistry returns the registry of that name. Names of registries are
+// unique on a server.
+func FindRegistry(ctx context.Context, store resource.Store, name string) (resource.Resource, error) {
+	page, err := store.List(ctx, resource.Query{Type: Registries, Lookup: strings.ToLower(name), Limit: 1})
+	if err != nil {
+		return resource.Resource{}, err
+	}
+	if len(page.Resources) == 0 {
+		return resource.Resource{}, fault.NotFound("The registry '%s' could not be found.", name).With("RegistryNotFound").At(name)
+	}
+	return page.Resources[0], nil
 }
 
 // The default datastores of a workspace. Clients know their names by heart.

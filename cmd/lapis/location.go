@@ -15,6 +15,10 @@ import (
 func (v *server) routes() []armhttp.Route {
 	routes := armhttp.Directory{Manager: v.manager, Tenant: v.who.Tenant, Location: v.who.Location}.Routes()
 	routes = append(routes, armhttp.Deployments{Manager: v.manager, Wanted: workspace.FromTemplate}.Routes()...)
+	routes = append(routes, armhttp.RegistryRoutes(v.shared, func(r *http.Request, registry resource.ID, view resource.View) error {
+		_, err := v.manager.Get(r.Context(), identity.Of(r.Context()), registry, view)
+		return err
+	})...)
 	return append(routes,
 		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/vmSizes", Handle: v.vmSizes},
 		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/usages", Handle: v.usages},

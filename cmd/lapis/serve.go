@@ -27,6 +27,7 @@ import (
 	mlenvironment "lapis/ml/environment"
 	"lapis/ml/job"
 	"lapis/ml/model"
+	"lapis/ml/share"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -58,6 +59,7 @@ type server struct {
 	loops []loop
 
 	dispatcher *dispatch.Dispatcher
+	shared     *share.Service
 	bundle     string // file with the authorities that jobs trust
 
 	// openJobs counts the jobs that have not ended.
@@ -163,18 +165,21 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		scope.Groups(),
 		lock.Type(resources),
 		armhttp.DeploymentType(),
-		workspace.Type(blobs, v.dispatcher.Open),
+		workspace.Type(blobs, v.dispatcher.Open, share.InWorkspace),
 		data.Datastores(resources, blobs, links, v.keys.sealer, now),
 		jobs.Type(),
 	}
 	types = append(types, compute.Types()...)
-	for _, kind := range []asset.Kind{
+	kinds := []asset.Kind{
 		asset.Code(resources, blobs, links, now),
 		data.Assets(resources),
 		mlenvironment.Environments(),
 		component.Components(),
 		model.Models(resources, blobs),
-	} {
+	}
+	v.shared = &share.Service{Resources: resources, Blobs: blobs, Grants: links, Register: v.register, Now: now}
+	types = append(types, v.shared.Types(kinds...)...)
+	for _, kind := range kinds {
 		types = append(types, kind.Types(resources)...)
 	}
 	v.manager = manager.New(resource.NewTypes(types...), resources, lock.Guard{Access: rbac.Checker{}, Store: resources}, nil, log)
@@ -188,6 +193,10 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.router.Handle(login, loginhttp.Prefixes...)
 	arm := armhttp.New(v.manager, v.origins, log, v.routes()...)
 	v.router.Handle(v.auth.Require(arm, nil), "subscriptions", "providers", "tenants")
+	v.router.Handle(v.auth.Require(arm.DataPlane(), nil), "mferp")
+	v.router.Handle(v.auth.Require(arm.Discovery(func(ctx context.Context, name string) (resource.Resource, error) {
+		return ml.FindRegistry(ctx, resources, name)
+	}), nil), "registrymanagement")
 	history := historyhttp.New(historyhttp.Config{Resources: resources, Runs: runs, Blobs: blobs, Access: rbac.Checker{},
 		Links: links, Origins: v.origins, Log: log, Now: now})
 	v.router.Handle(v.auth.Require(history, nil), "history", "data", "modelregistry", "execution")
@@ -220,8 +229,8 @@ func (v *server) plainURL() string {
 	return u.String()
 }
 
-// seed makes what a first start must find: the subscription, its group and a
-// workspace.
+// seed makes what a first start must find: the subscription, its group, a
+// workspace, and the registry with the curated environments.
 func (v *server) seed(ctx context.Context) error {
 	group := v.who.group()
 	for _, r := range []struct{ id, body string }{
@@ -231,6 +240,34 @@ func (v *server) seed(ctx context.Context) error {
 	} {
 		if err := v.ensure(ctx, r.id, r.body); err != nil {
 			return fmt.Errorf("seed %s: %w", r.id, err)
+		}
+	}
+	return v.seedRegistry(ctx)
+}
+
+// seedRegistry makes the registry azureml, and the versions that this program
+// brings and that are not in it yet.
+func (v *server) seedRegistry(ctx context.Context) error {
+	found, err := ml.FindRegistry(ctx, v.manager.Store(), share.Own)
+	registry := found.ID
+	if fault.Is(err, fault.Missing) {
+		if registry, err = resource.ParseID(v.who.group() + "/providers/" + ml.Registries + "/" + share.Own); err != nil {
+			return err
+		}
+		err = v.ensure(ctx, registry.String(), fmt.Sprintf(`{"location":%q,"properties":{"description":"Environments that every workspace may use."}}`, v.who.Location))
+	}
+	if err != nil {
+		return fmt.Errorf("seed the registry %s: %w", share.Own, err)
+	}
+	assets, err := share.Curated()
+	if err != nil {
+		return err
+	}
+	for _, a := range assets {
+		body := resource.Document{"properties": a.Properties.Raw()}
+		id := registry.Child("environments", a.Name).Child("versions", a.Version)
+		if err := v.ensure(ctx, id.String(), string(body.Raw())); err != nil {
+			return fmt.Errorf("seed %s: %w", id, err)
 		}
 	}
 	return nil

@@ -35,6 +35,7 @@ type Server struct {
 	origins *edge.Origins
 	log     *slog.Logger
 	extra   []Route
+	prefix  string // before the paths, where they are not ARM's own
 }
 
 // Route is a path that is no resource, such as the operations of a deployment.
@@ -160,7 +161,7 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, id resource.ID, vie
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	edge.WriteJSON(w, http.StatusOK, show(res))
+	edge.WriteJSON(w, http.StatusOK, s.show(res))
 	return nil
 }
 
@@ -195,7 +196,14 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, id resource.ID, v
 		}
 	}
 	w.Header().Set("ETag", `"`+reply.Resource.Etag+`"`)
-	edge.WriteJSON(w, putStatus(reply.Resource.ID, status), show(reply.Resource))
+	if s.prefix != "" && reply.Operation != "" {
+		w.WriteHeader(http.StatusAccepted) // 202 alone is accepted
+		return nil
+	}
+	if s.prefix != "" && r.Method == http.MethodPut {
+		status = http.StatusCreated // 201 alone is accepted of a container
+	}
+	edge.WriteJSON(w, putStatus(reply.Resource.ID, status), s.show(reply.Resource))
 	return nil
 }
 
@@ -272,13 +280,13 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, a resource.Address
 	}
 	body := listBody{Value: make([]shown, len(page.Resources))}
 	for i, res := range page.Resources {
-		body.Value[i] = show(res)
+		body.Value[i] = s.show(res)
 	}
 	if page.Next != "" && !top {
 		query := r.URL.Query()
 		query.Del("$skipToken")
 		query.Set("$skip", base64.RawURLEncoding.EncodeToString([]byte(page.Next)))
-		link := view.Origin + r.URL.EscapedPath() + "?" + query.Encode()
+		link := view.Origin + s.prefix + r.URL.EscapedPath() + "?" + query.Encode()
 		body.NextLink = &link
 	}
 	edge.WriteJSON(w, http.StatusOK, body)
@@ -293,7 +301,8 @@ type listBody struct {
 // readOptions reads the query parameters that mean the same for every type.
 func readOptions(o resource.Options, q *resource.Query) error {
 	yes, no := true, false
-	switch view := strings.ToLower(strings.ReplaceAll(o["listviewtype"], "_", "")); view {
+	// Of registries the SDK sends the name of its constant: ListViewType.ACTIVE_ONLY.
+	switch strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(o["listviewtype"], "_", "")), "listviewtype.") {
 	case "", "activeonly", "enabledonly":
 		q.Archived = &no
 	case "archivedonly", "disabledonly":

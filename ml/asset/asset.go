@@ -19,6 +19,8 @@ import (
 type Kind struct {
 	Segment string // "environments"
 	Title   string // "environment"
+	Home    string // the type it lies in; "" for workspaces
+	Async   bool   // versions are made by an operation to poll, as clients of registries want it
 
 	// Fixed are the properties that a new PUT of the same version may not
 	// change. Moved makes the refusal; nil is the 400 that the SDK turns into
@@ -47,7 +49,12 @@ type Kind struct {
 }
 
 // Container is the type of the things of this kind.
-func (k Kind) Container() string { return ml.Workspaces + "/" + k.Segment }
+func (k Kind) Container() string {
+	if k.Home != "" {
+		return k.Home + "/" + k.Segment
+	}
+	return ml.Workspaces + "/" + k.Segment
+}
 
 // Version is the type of their versions.
 func (k Kind) Version() string { return k.Container() + "/versions" }
@@ -59,7 +66,7 @@ func (k Kind) Types(store resource.Store) []*resource.Type {
 		Admit: func(_ context.Context, c *resource.Change) error { return k.admitContainer(c) },
 	}
 	version := &resource.Type{
-		Name: k.Version(), Title: k.Title + " version", Check: or(k.Versions, k.checkVersion),
+		Name: k.Version(), Title: k.Title + " version", Async: k.Async, Check: or(k.Versions, k.checkVersion),
 		Admit:   func(ctx context.Context, c *resource.Change) error { return k.admit(ctx, store, c) },
 		View:    k.View,
 		Actions: k.Actions,
@@ -284,6 +291,13 @@ func Newest(ctx context.Context, store resource.Store, container resource.ID) (r
 	return page.Resources[0], nil
 }
 
+func homeTitle(home resource.ID) string {
+	if home.Is(ml.Registries) {
+		return "registry"
+	}
+	return "workspace"
+}
+
 // Find returns a version by name and version or label. Only the label latest
 // exists; "azureml_default" means the same.
 func Find(ctx context.Context, store resource.Store, workspace resource.ID, segment, name, version string) (resource.Resource, error) {
@@ -295,7 +309,7 @@ func Find(ctx context.Context, store resource.Store, workspace resource.ID, segm
 	if version == "" || strings.EqualFold(version, "@latest") || strings.EqualFold(version, "azureml_default") {
 		r, err := Newest(ctx, store, container)
 		if fault.Is(err, fault.Missing) {
-			return r, fault.NotFound("The %s '%s' could not be found in workspace '%s'.", title, name, workspace.Name()).At(name)
+			return r, fault.NotFound("The %s '%s' could not be found in %s '%s'.", title, name, homeTitle(workspace), workspace.Name()).At(name)
 		}
 		return r, err
 	}
@@ -308,7 +322,27 @@ func Find(ctx context.Context, store resource.Store, workspace resource.ID, segm
 	}
 	r, err := store.Get(ctx, id)
 	if fault.Is(err, fault.Missing) {
-		return r, fault.NotFound("The %s '%s:%s' could not be found in workspace '%s'. List what is there with `lapis %s list`.", title, name, version, workspace.Name(), title).At(name)
+		return r, fault.NotFound("The %s '%s:%s' could not be found in %s '%s'. List what is there with `lapis %s list`.", title, name, version, homeTitle(workspace), workspace.Name(), title).At(name)
 	}
 	return r, err
+}
+
+// Seeded are the writes of one version, and of its container, that are there
+// from the beginning of a workspace.
+func Seeded(home resource.ID, segment, name, version string, properties resource.Document, stamp resource.Stamp) []resource.Write {
+	for name, value := range map[string]any{"isArchived": false, "isAnonymous": false, "tags": map[string]string{}, "properties": map[string]string{}} {
+		properties.Default(name, value)
+	}
+	n := counts{LatestVersion: version, NextVersion: "1"}
+	if v, err := strconv.ParseInt(version, 10, 64); err == nil {
+		n.NextVersion = strconv.FormatInt(v+1, 10)
+	}
+	status, _ := json.Marshal(n)
+	container := home.Child(segment, name)
+	return []resource.Write{
+		{Expect: resource.Absent, Resource: resource.Resource{ID: container, Created: stamp, Updated: stamp, Status: status,
+			Properties: json.RawMessage(`{"isArchived":false,"properties":{},"tags":{}}`)}},
+		{Expect: resource.Absent, Resource: resource.Resource{ID: container.Child("versions", version), Created: stamp, Updated: stamp,
+			Properties: properties.Raw(), Status: json.RawMessage(`{"provisioningState":"Succeeded"}`)}},
+	}
 }

@@ -39,7 +39,7 @@ func Code(store resource.Store, blobs blob.Store, grants Grants, now func() time
 	// is searched, or nothing would ever be found again.
 	k.List = func(ctx context.Context, q resource.Query, o resource.Options) (resource.Page, error) {
 		if hash := o["hash"]; hash != "" {
-			q.Lookup, q.Scope, q.Parent, q.Archived = strings.ToLower(hash), q.Parent.Ancestor(ml.Workspaces), resource.ID{}, nil
+			q.Lookup, q.Scope, q.Parent, q.Archived = strings.ToLower(hash), ml.Home(q.Parent), resource.ID{}, nil
 		}
 		return store.List(ctx, q)
 	}

@@ -30,6 +30,7 @@ var (
 	jobOutput  = regexp.MustCompile(`(?i)^azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths/?(.*))?$`)
 	runFolder  = regexp.MustCompile(`^runs:/+([^/]+)/(.*)$`)
 	locations  = regexp.MustCompile(`(?i)^azureml://locations/([^/]+)/workspaces/([^/]+)/([^/]+)/([^/]+)/versions/([^/]+)$`)
+	inRegistry = regexp.MustCompile(`(?i)^azureml://registries/([^/]+)/(data|models)/([^/]+)/(versions|labels)/([^/]+)$`)
 	armAsset   = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models|datasets)/([^/]+)/versions/([^/]+)$`)
 	armLabel   = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models)/([^/]+)/labels/([^/]+)$`)
 	named      = regexp.MustCompile(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
@@ -40,7 +41,7 @@ var (
 // as seen from the workspace that "from" lies in. What does not exist is a
 // fault that names it.
 func Locate(ctx context.Context, store resource.Store, from resource.ID, uri string) (Location, error) {
-	workspace := from.Ancestor(ml.Workspaces)
+	workspace := ml.Home(from)
 	if m := shortStore.FindStringSubmatch(uri); m != nil {
 		return inDatastore(ctx, store, workspace, m[1], m[2], uri)
 	}
@@ -85,6 +86,17 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 			}
 			return ofAsset(ctx, store, workspace, m[2], strings.TrimPrefix(m[3], "azureml:"), version)
 		}
+	}
+	if m := inRegistry.FindStringSubmatch(uri); m != nil {
+		r, err := ml.FindRegistry(ctx, store, m[1])
+		if err != nil {
+			return Location{}, err
+		}
+		version := m[5]
+		if strings.EqualFold(m[4], "labels") {
+			version = "@" + version
+		}
+		return ofAsset(ctx, store, r.ID, m[2], m[3], version)
 	}
 	if m := named.FindStringSubmatch(uri); m != nil {
 		version := m[2]

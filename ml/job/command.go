@@ -106,6 +106,7 @@ func (k Command) exists(ctx context.Context, workspace resource.ID, id, segment,
 }
 
 var labelled = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/environments/([^/]+)/(versions|labels)/([^/]+)$`)
+var registered = regexp.MustCompile(`(?i)^azureml://registries/([^/]+)/environments/([^/]+)/(versions|labels)/([^/]+)$`)
 var shortEnvironment = regexp.MustCompile(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
 
 // FindEnvironment finds the environment version that a job names: an ARM id of
@@ -132,8 +133,16 @@ func FindEnvironment(ctx context.Context, store resource.Store, workspace resour
 		}
 		return asset.Find(ctx, store, workspace, "environments", m[1], version)
 	}
-	if strings.HasPrefix(strings.ToLower(id), "azureml://registries/") {
-		return resource.Resource{}, fault.NotFound("The environment %q could not be found: environments of registries are not offered yet; name an image and a conda file.", clip(id)).At("properties.environmentId")
+	if m := registered.FindStringSubmatch(id); m != nil {
+		r, err := ml.FindRegistry(ctx, store, m[1])
+		if err != nil {
+			return resource.Resource{}, err
+		}
+		version := m[4]
+		if strings.EqualFold(m[3], "labels") {
+			version = "@" + version
+		}
+		return asset.Find(ctx, store, r.ID, "environments", m[2], version)
 	}
 	return resource.Resource{}, invalid("environmentId", "is %q, which is no id of an environment version", clip(id))
 }

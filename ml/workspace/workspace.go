@@ -17,8 +17,11 @@ import (
 
 var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
 
+// Seed is what lies in a workspace from the beginning, beside its datastores.
+type Seed func(workspace resource.ID, stamp resource.Stamp) ([]resource.Write, error)
+
 // Type makes the type of workspaces.
-func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string) (int, error)) *resource.Type {
+func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string) (int, error), seeds ...Seed) *resource.Type {
 	return &resource.Type{
 		Name: ml.Workspaces, Title: "workspace", Tracked: true, Async: true,
 		Check: func(name string) error {
@@ -27,7 +30,7 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 			}
 			return nil
 		},
-		Admit: func(ctx context.Context, c *resource.Change) error { return admit(ctx, blobs, c) },
+		Admit: func(ctx context.Context, c *resource.Change) error { return admit(ctx, blobs, seeds, c) },
 		AdmitDelete: func(ctx context.Context, c *resource.Change) error {
 			site, err := ml.SiteFrom(*c.Old)
 			if err != nil {
@@ -80,7 +83,7 @@ type status struct {
 	Account           string `json:"storageAccountName"`
 }
 
-func admit(ctx context.Context, blobs blob.Store, c *resource.Change) error {
+func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Change) error {
 	p, err := resource.ParseDocument(c.New.Properties)
 	if err != nil {
 		return err
@@ -122,6 +125,13 @@ func admit(ctx context.Context, blobs blob.Store, c *resource.Change) error {
 		}
 	}
 	c.Batch.Puts = append(c.Batch.Puts, datastores(site, c.New.Created)...)
+	for _, seed := range seeds {
+		more, err := seed(c.New.ID, c.New.Created)
+		if err != nil {
+			return err
+		}
+		c.Batch.Puts = append(c.Batch.Puts, more...)
+	}
 	return nil
 }
 
