@@ -25,7 +25,8 @@ import (
 const (
 	singlePut   = 64 << 20 // bytes
 	blockSize   = 32 << 20 // bytes
-	parallel    = 4
+	files       = 16       // at a time
+	blocks      = 4        // at a time, of one file
 	blobVersion = "2021-12-02"
 )
 
@@ -117,7 +118,7 @@ func (c *Client) upload(ctx context.Context, k container, prefix string, content
 			jobs = append(jobs, func(ctx context.Context) error { return c.putFile(ctx, k, place(f), f, report) })
 		}
 	}
-	if err := inParallel(ctx, jobs); err != nil {
+	if err := inParallel(ctx, files, jobs); err != nil {
 		return err
 	}
 	for _, f := range content.Files {
@@ -185,7 +186,7 @@ func (c *Client) putBlocks(ctx context.Context, k container, name string, f spec
 		})
 	}
 	list.WriteString("</BlockList>")
-	if err := inParallel(ctx, jobs); err != nil {
+	if err := inParallel(ctx, blocks, jobs); err != nil {
 		return err
 	}
 	body := list.String()
@@ -205,13 +206,13 @@ func changed(f spec.File, err error) error {
 	return err
 }
 
-// inParallel runs jobs, some at a time, and stops at the first error.
-func inParallel(ctx context.Context, jobs []func(context.Context) error) error {
+// inParallel runs jobs, so many at a time, and stops at the first error.
+func inParallel(ctx context.Context, width int, jobs []func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	next := make(chan func(context.Context) error)
 	var wait sync.WaitGroup
-	for range min(parallel, len(jobs)) {
+	for range min(width, len(jobs)) {
 		wait.Go(func() {
 			for job := range next {
 				if err := job(ctx); err != nil {
@@ -313,7 +314,7 @@ func (c *Client) downloadTo(ctx context.Context, k container, prefix, dir, label
 			return c.downloadFile(ctx, k.blob(b.Name), filepath.Join(dir, filepath.FromSlash(rest)), t.moved)
 		})
 	}
-	return count, inParallel(ctx, jobs)
+	return count, inParallel(ctx, files, jobs)
 }
 
 // downloadFile brings one blob. A connection that breaks is taken up where it

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -27,4 +28,25 @@ func TestStories(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// BenchmarkCommand is one command from start to end, as a shell waits for it.
+func BenchmarkCommand(b *testing.B) {
+	s := start(b, filepath.Join(b.TempDir(), "data"))
+	for name, args := range map[string][]string{
+		"help":    {"job", "--help"},
+		"dry-run": {"job", "create", "--dry-run", "-f", filepath.Join("..", "..", "examples", "iris", "job.yml")},
+		"list":    {"job", "list"},
+		"show":    {"workspace", "show", "-n", "main"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				cmd := exec.Command(s.bin, args...)
+				cmd.Env = append(os.Environ(), "LAPIS_DATA="+s.dir)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
+			}
+		})
+	}
 }
