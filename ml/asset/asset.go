@@ -298,6 +298,23 @@ func homeTitle(home resource.ID) string {
 	return "workspace"
 }
 
+// Next is the version that an asset without one would be given: one more than
+// the highest number.
+func Next(ctx context.Context, store resource.Store, container resource.ID) (string, error) {
+	held, err := store.Get(ctx, container)
+	if fault.Is(err, fault.Missing) {
+		return "1", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	n := counts{NextVersion: "1"}
+	if len(held.Status) > 0 {
+		err = json.Unmarshal(held.Status, &n)
+	}
+	return n.NextVersion, err
+}
+
 // Find returns a version by name and version or label. Only the label latest
 // exists; "azureml_default" means the same.
 func Find(ctx context.Context, store resource.Store, workspace resource.ID, segment, name, version string) (resource.Resource, error) {

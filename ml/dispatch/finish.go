@@ -6,10 +6,12 @@ import (
 	"strings"
 
 	"lapis/fault"
+	"lapis/ml/asset"
 	"lapis/ml/compute"
 	"lapis/ml/data"
 	"lapis/ml/job"
 	"lapis/ml/tracking"
+	"lapis/resource"
 )
 
 // ending is how a job ends.
@@ -167,6 +169,51 @@ func (d *Dispatcher) register(ctx context.Context, w demand, sizes map[string]in
 		}
 		a := tracking.Asset{Type: kind, URI: uri, AssetID: "azureml://locations/" + w.site.Location + "/workspaces/" + w.site.GUID + "/data/" + asset + "/versions/1"}
 		outputs[name] = a
+		if out.AssetName != "" {
+			if err := d.registerAs(ctx, w, out, kind, uri); err != nil {
+				return outputs, err
+			}
+		}
 	}
 	return outputs, nil
+}
+
+// registerAs makes the version of the asset that the user named for an output.
+// It may be repeated: what this job has made already is left as it is.
+func (d *Dispatcher) registerAs(ctx context.Context, w demand, out job.Output, kind, uri string) error {
+	segment, of, at := "data", "dataType", "dataUri"
+	if strings.HasSuffix(kind, "_model") {
+		segment, of, at = "models", "modelType", "modelUri"
+	}
+	container := w.site.ID.Child(segment, out.AssetName)
+	if container.Zero() {
+		return fault.Invalid("The output's name %q is no name for an asset.", out.AssetName)
+	}
+	version := out.AssetVersion
+	if version == "" {
+		newest, err := asset.Newest(ctx, d.Resources, container)
+		if err != nil && !fault.Is(err, fault.Missing) {
+			return err
+		}
+		if err == nil {
+			p, err := resource.ParseDocument(newest.Properties)
+			if err != nil {
+				return err
+			}
+			if p.Text(at) == uri {
+				return nil
+			}
+		}
+		if version, err = asset.Next(ctx, d.Resources, container); err != nil {
+			return err
+		}
+	}
+	properties := map[string]any{of: kind, at: uri}
+	if out.Description != "" {
+		properties["description"] = out.Description
+	}
+	if segment == "models" {
+		properties["jobName"] = w.run.ID
+	}
+	return d.Register(ctx, container.Child("versions", version), properties)
 }

@@ -26,6 +26,9 @@ var modelTypes = map[string]string{"custom_model": "custom_model", "mlflow_model
 // MLflow takes any name without "/" and ":".
 var modelName = regexp.MustCompile(`^[^/:\\?#%\x00-\x1f]{1,255}$`)
 
+// jobOutput is the address of what a job made.
+var jobOutput = regexp.MustCompile(`^azureml://jobs/([^/]+)/outputs/`)
+
 // Models is the kind of models.
 func Models(store resource.Store, blobs blob.Store) asset.Kind {
 	return asset.Kind{
@@ -54,6 +57,9 @@ func admit(ctx context.Context, store resource.Store, blobs blob.Store, c *resou
 	uri := p.Text("modelUri")
 	if uri == "" {
 		return fault.Invalid("'properties.modelUri' is required: where the model lies").With("ValidationError").At("properties.modelUri")
+	}
+	if m := jobOutput.FindStringSubmatch(uri); m != nil {
+		p.Default("jobName", m[1])
 	}
 	site, err := ml.SiteOf(ctx, store, c.New.ID)
 	if err != nil {

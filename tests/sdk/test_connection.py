@@ -36,8 +36,9 @@ def test_workspaces_are_listed(ml):
     assert "main" in [ws.name for ws in ml.workspaces.list()]
 
 
-def test_the_keys_of_the_workspace_are_handed_out(ml):
-    assert ml.workspaces.get_keys("main").user_storage_key
+def test_the_keys_of_the_workspace_name_its_store_and_hold_no_key(ml):
+    keys = ml.workspaces.get_keys("main")
+    assert keys.user_storage_resource_id and not keys.user_storage_key
 
 
 def test_a_workspace_that_is_missing_is_named(ml):

@@ -53,7 +53,7 @@ def test_an_inline_conda_file_is_built_once_for_the_same_recipe(ml, printed, cpu
     for _ in range(2):
         job = ml.jobs.create_or_update(
             command(
-                command="python -c 'import packaging, sys; print(packaging.__version__, sys.prefix)'",
+                command="python -c 'import packaging, os; print(packaging.__version__, os.path.realpath(packaging.__file__))'",
                 environment=Environment(image=PLAIN, conda_file=CONDA), compute=cpu,
             )
         )
