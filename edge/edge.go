@@ -105,8 +105,7 @@ const bodyAtOnce = 64 << 10
 // says so.
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
-		// What was not read stays on the wire: the connection cannot be used again.
-		w.Header().Set("Connection", "close")
+		discard(w, r)
 		return nil, tooLarge(r.ContentLength, limit)
 	}
 	// Not every ResponseWriter has deadlines; those of net/http do.
@@ -123,6 +122,7 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
+		discard(w, r)
 		return nil, tooLarge(-1, limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.Header().Set("Connection", "close")
@@ -131,6 +131,21 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return nil, fault.Invalid("The request's body ended after %d bytes, before it was whole. Send it again.", n).From(err)
 	}
 	return body.Bytes(), nil
+}
+
+// Bounds of what is read of a body that is refused.
+const (
+	discardBytes = 64 << 20
+	discardFor   = 10 * time.Second
+)
+
+// discard reads on, within bounds: a client that sends all before it looks for
+// the answer would otherwise find the connection broken in place of the
+// refusal. What is not read stays on the wire, so the connection ends here.
+func discard(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(discardFor))
+	_, _ = io.CopyN(io.Discard, r.Body, discardBytes)
 }
 
 func tooLarge(size, limit int64) error {

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -289,5 +290,35 @@ func TestOnlyFaultsAreShown(t *testing.T) {
 	}
 	if RequestID(context.Background()) != "" {
 		t.Error("a context without a request has an id")
+	}
+}
+
+func TestAClientThatSendsAllFirstReadsTheRefusal(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := ReadBody(w, r, 8); err != nil {
+			WriteError(w, err)
+		}
+	}))
+	defer s.Close()
+	const size = 8 << 20 // more than the socket's buffers hold
+	for _, header := range []string{
+		fmt.Sprintf("Content-Length: %d\r\n\r\n", size),
+		fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", size),
+	} {
+		c, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "PUT / HTTP/1.1\r\nHost: x\r\n"+header+strings.Repeat("x", size)+"\r\n0\r\n\r\n"); err != nil {
+			t.Fatalf("the connection broke: %v", err)
+		}
+		reply, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%q: %s", header[:10], reply.Status)
+		}
 	}
 }

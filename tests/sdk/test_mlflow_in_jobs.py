@@ -39,11 +39,11 @@ def experiment(unique):
 
 
 def test_a_model_registered_with_mlflow_is_an_asset_of_the_workspace(experiment, unique, ml):
-    from sklearn.tree import DecisionTreeClassifier
+    from sklearn.linear_model import LogisticRegression
 
     name = unique("both")
     with mlflow.start_run():
-        logged = mlflow.sklearn.log_model(DecisionTreeClassifier().fit([[0], [1]], [0, 1]), name="model")
+        logged = mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="model")
     version = mlflow.register_model(logged.model_uri, name)
     assert version.version == 1 or version.version == "1"
     asset = ml.models.get(name, version="1")

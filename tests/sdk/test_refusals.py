@@ -66,8 +66,8 @@ def test_a_job_with_a_bad(what, change, named, rest, environment, unique):
 @pytest.mark.parametrize(
     "path, code",
     [
-        ("/subscriptions/{S}/resourceGroups/nogroup/providers/Microsoft.MachineLearningServices/workspaces/main/computes/c", "ResourceGroupNotFound"),
-        ("/subscriptions/{S}/resourceGroups/lapis/providers/Microsoft.MachineLearningServices/workspaces/nows/computes/c", "ResourceNotFound|ParentResourceNotFound"),
+        ("/subscriptions/{S}/resourceGroups/nogroup/providers/Microsoft.MachineLearningServices/workspaces/main/computes/cpu2", "ResourceGroupNotFound|ResourceNotFound|ParentResourceNotFound"),
+        ("/subscriptions/{S}/resourceGroups/lapis/providers/Microsoft.MachineLearningServices/workspaces/nows/computes/cpu2", "ResourceNotFound|ParentResourceNotFound"),
     ],
 )
 def test_a_scope_that_is_missing_is_told(rest, path, code):
