@@ -46,7 +46,16 @@ func (s *Server) createRun(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.replyRun(d)
+	var o out
+	o.open()
+	o.object("run")
+	o.runInfo("info", &d.Run)
+	o.runData(d)
+	o.object("inputs")
+	o.close()
+	o.close()
+	o.close()
+	return c.reply(&o)
 }
 
 func (c *call) replyRun(d *tracking.Detail) error {
@@ -77,6 +86,13 @@ func (o *out) runInfo(key string, r *tracking.Run) {
 func (o *out) run(key string, d *tracking.Detail) {
 	o.object(key)
 	o.runInfo("info", &d.Run)
+	o.runData(d)
+	o.inputs(d)
+	o.close()
+}
+
+// runData writes what a run logged.
+func (o *out) runData(d *tracking.Detail) {
 	o.object("data")
 	if len(d.Metrics) > 0 {
 		o.list("metrics")
@@ -96,8 +112,6 @@ func (o *out) run(key string, d *tracking.Detail) {
 		}
 		o.closeList()
 	}
-	o.close()
-	o.inputs(d)
 	o.close()
 }
 
@@ -355,10 +369,10 @@ func (s *Server) logBatch(c *call) error {
 		return ok
 	}, func() {
 		run = c.run()
-		b = tracking.Batch{Params: c.tags("params", required), Tags: c.tags("tags", required)}
 		for _, m := range c.messages("metrics", false) {
 			b.Metrics = append(b.Metrics, m.metric())
 		}
+		b.Params, b.Tags = c.tags("params", required), c.tags("tags", required)
 	})
 	if err != nil {
 		return err
@@ -486,7 +500,7 @@ func (s *Server) historyInterval(c *call) error {
 	case len(runs) > 100:
 		return invalid("GetMetricHistoryBulkInterval request must specify at most 100 run_ids. Received %d run_ids.", len(runs))
 	case limit < 1 || limit > maxSampled:
-		return invalid("max_results must be between 1 and %d.", maxSampled)
+		return invalid("max_results must be between 1 and %d.%s", maxSampled, seeDocs)
 	}
 	var o out
 	o.open()

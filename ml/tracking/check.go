@@ -1,9 +1,13 @@
 package tracking
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -27,8 +31,11 @@ func sortStrings(s []string) { slices.Sort(s) }
 
 // quote is a value as MLflow's errors show it.
 func quote(s string) string {
-	b, _ := json.Marshal(s)
-	return string(b)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(s)
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // checkName refuses keys that could not be the name of a file. what is the
@@ -61,6 +68,45 @@ func checkName(key, what string) error {
 	return nil
 }
 
+// python is a number as MLflow's errors show it.
+func python(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "nan"
+	case math.IsInf(v, 0):
+		return strings.TrimPrefix(strings.ToLower(fmt.Sprint(v)), "+")
+	}
+	s := strconv.FormatFloat(v, 'g', -1, 64)
+	if !strings.ContainsAny(s, ".e") {
+		s += ".0"
+	}
+	return s
+}
+
+// repr is a string as Python shows it in a list.
+func repr(s string) string {
+	q := "'"
+	if strings.Contains(s, "'") && !strings.Contains(s, `"`) {
+		q = `"`
+	}
+	s = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s)
+	if q == "'" {
+		s = strings.ReplaceAll(s, "'", `\'`)
+	}
+	return q + s + q
+}
+
+// checkRunID refuses what cannot be the id of a run.
+func checkRunID(id string) error {
+	for i, r := range id {
+		if i > 0 && (r == '-' || r == '_') || unicode.IsLetter(r) || unicode.IsDigit(r) {
+			continue
+		}
+		return invalid("Invalid value %s for parameter 'run_id' supplied.", quote(id))
+	}
+	return nil
+}
+
 func badCharacter(key, what string) error {
 	return invalid("Invalid value %s for parameter '%s' supplied: Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) and slashes (/).", quote(key), what)
 }
@@ -89,7 +135,7 @@ func checkMetric(m *Metric, at string) error {
 		return err
 	}
 	if m.Time < 0 {
-		return invalid("Invalid value %d for parameter '%stimestamp' supplied: metric '%s' (value=%v). Timestamp must be a nonnegative long (64-bit integer) ", m.Time, at, m.Key, m.Value)
+		return invalid("Invalid value %d for parameter '%stimestamp' supplied: metric '%s' (value=%s). Timestamp must be a nonnegative long (64-bit integer) ", m.Time, at, m.Key, python(m.Value))
 	}
 	if longer(m.Key, maxKey) {
 		return tooLong("Metric name", maxKey)

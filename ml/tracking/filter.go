@@ -443,7 +443,7 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 		if c.of == param {
 			kind = "parameter"
 		}
-		return nil, invalid("Expected a quoted string value for %s (e.g. 'my-value'). Got value (...)", kind)
+		return nil, invalid("Expected a quoted string value for %s (e.g. 'my-value'). Got value %s", kind, listText(list))
 	}
 	if c.Op != "IN" && c.Op != "NOT IN" {
 		return nil, allowed("(", listOps)
@@ -464,6 +464,22 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 		}
 	}
 	return nil, invalidClause(list)
+}
+
+// listText is a list in parentheses as it was written.
+func listText(list []token) string {
+	var b strings.Builder
+	for _, t := range list {
+		if t.text == "," {
+			b.WriteString(", ")
+			continue
+		}
+		b.WriteString(t.text)
+		if t.text == ")" {
+			break
+		}
+	}
+	return b.String()
 }
 
 // Matches tells whether a text passes the clause.

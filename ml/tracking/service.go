@@ -482,6 +482,9 @@ type Batch struct {
 
 // LogBatch logs metrics, params and tags in one step.
 func (s *Service) LogBatch(ctx context.Context, workspace, run string, b *Batch) error {
+	if err := checkRunID(run); err != nil {
+		return err
+	}
 	if err := b.check(); err != nil {
 		return err
 	}
@@ -510,13 +513,12 @@ func (b *Batch) check() error {
 	last := ""
 	for i := range b.Metrics {
 		m := &b.Metrics[i]
+		if m.Key != last || i == 0 || m.Time < 0 { // or the key was checked just before
+			if err := checkMetric(m, ""); err != nil {
+				return checkMetric(m, "metrics["+strconv.Itoa(i)+"].")
+			}
+		}
 		m.Value = finite(m.Value)
-		if m.Key == last && i > 0 && m.Time >= 0 {
-			continue // checked just before
-		}
-		if err := checkMetric(m, ""); err != nil {
-			return checkMetric(m, "metrics["+strconv.Itoa(i)+"].")
-		}
 		last = m.Key
 	}
 	seen := map[string]bool{}
@@ -545,7 +547,7 @@ func (b *Batch) apply(r *Record, run string) error {
 	var changed []string
 	for _, p := range b.Params {
 		if old, ok := r.Params[p.Key]; ok && old != p.Value {
-			changed = append(changed, "{'key': '"+p.Key+"', 'old_value': '"+old+"', 'new_value': '"+p.Value+"'}")
+			changed = append(changed, "{'key': "+repr(p.Key)+", 'old_value': "+repr(old)+", 'new_value': "+repr(p.Value)+"}")
 			continue
 		}
 		r.setParam(p)
@@ -572,6 +574,9 @@ const (
 
 // LogInputs says what a run read: datasets, and logged models by id.
 func (s *Service) LogInputs(ctx context.Context, workspace, run string, datasets []DatasetInput, models []string) error {
+	if err := checkRunID(run); err != nil {
+		return err
+	}
 	for _, d := range datasets {
 		for _, l := range []struct {
 			what, text string
