@@ -209,20 +209,7 @@ func TestAnyFieldOfTheWrongTypeIsRefusedOrTaken(t *testing.T) {
 	dir := t.TempDir()
 	os.Mkdir(filepath.Join(dir, "src"), 0o755)
 	os.WriteFile(filepath.Join(dir, "src", "a.py"), []byte("pass"), 0o644)
-	files := map[string]string{
-		"job": "name: j\ncommand: cat ${{inputs.d}}\ncode: src\nenvironment: {image: a, conda_file: {dependencies: [pip]}, inference_config: {liveness_route: {port: 1, path: /}, readiness_route: {port: 1, path: /}, scoring_route: {port: 1, path: /}}}\n" +
-			"inputs: {d: {type: uri_folder, path: src, mode: download}, l: 1}\noutputs: {o: {type: uri_file, name: n, version: 2}}\ncompute: azureml:c\nresources: {instance_count: 1, properties: {}}\n" +
-			"distribution: {type: pytorch, process_count_per_instance: 1}\nlimits: {timeout: 5}\nidentity: {type: managed, client_id: x}\nservices: {s: {type: ssh, ssh_public_keys: k, port: 1}}\nqueue_settings: {job_tier: spot, priority: low}\ntags: {a: b}\n",
-		"component":   "name: c\ncommand: echo\ncode: src\nenvironment: azureml:e:1\ninputs: {a: {type: number, default: 1, min: 0, enum: [1]}}\noutputs: {o: {type: uri_folder}}\nadditional_includes: [src]\ndistribution: {type: mpi}\nis_deterministic: true\n",
-		"compute":     "name: c\ntype: computeinstance\nschedules: {compute_start_stop: [{action: stop, trigger: {type: recurrence, frequency: day, interval: 1, schedule: {hours: [1], minutes: [0], week_days: [monday]}}}]}\nsetup_scripts: {startup_script: {path: a, timeout_minutes: 2}}\ncustom_applications: [{name: a, image: {reference: r}, endpoints: [{target: 1, published: 2}], environment_variables: {a: b}, bind_mounts: [{source: a, target: b}]}]\nssh_settings: {ssh_key_value: k}\ncreate_on_behalf_of: {user_tenant_id: a, user_object_id: b}\nnetwork_settings: {vnet_name: v, subnet: s}\n",
-		"datastore":   "name: d\ntype: azure_data_lake_gen2\naccount_name: a\nfilesystem: f\ncredentials: {tenant_id: a, client_id: b, client_secret: c}\n",
-		"data":        "name: d\nversion: 1\npath: src\ntype: uri_folder\ntags: {a: b}\n",
-		"environment": "name: e\nbuild: {path: src, dockerfile_path: D}\nos_type: linux\n",
-		"model":       "name: m\npath: src\ntype: custom_model\nflavors: {f: {a: b}}\nproperties: {a: b}\n",
-		"connection":  "name: c\ntype: git\ntarget: https://host\ncredentials: {type: pat, pat: x}\nmetadata: {a: b}\n",
-		"workspace":   "name: w\nmanaged_network: {isolation_mode: allow_internet_outbound, outbound_rules: [{name: r, type: service_tag, destination: {service_tag: a, protocol: TCP, port_ranges: '80'}}]}\nidentity: {type: user_assigned, user_assigned_identities: {/a/b: {client_id: x}}}\ncustomer_managed_key: {key_vault: v, key_uri: 'https://v/k'}\nserverless_compute: {no_public_ip: true}\ntags: {a: b}\n",
-		"registry":    "name: r\nlocation: local\nreplication_locations: [{location: local}]\n",
-	}
+	files := every(t)
 	values := []string{"null", "true", "-7", "1.5", "word", "''", "[1, two]", "{a: 1}", "[]", "{}", "2024-01-01"}
 	tried := 0
 	for noun, source := range files {
@@ -239,6 +226,19 @@ func TestAnyFieldOfTheWrongTypeIsRefusedOrTaken(t *testing.T) {
 		}
 	}
 	t.Logf("%d mutants", tried)
+}
+
+// every gives a file of each noun with all that is unlike elsewhere in it.
+func every(t *testing.T) map[string]string {
+	out := map[string]string{}
+	for _, noun := range spec.Nouns {
+		data, err := os.ReadFile(filepath.Join("testdata", "every", noun+".yml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[noun] = string(data)
+	}
+	return out
 }
 
 // places lists the paths of all values in a document.

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"lapis/client"
+	"lapis/client/spec"
+	"lapis/fault"
+)
+
+// TestNoMutantIsTheServersFault puts a value of every type into every place of
+// files of all kinds and sends what the client lets through: the server takes
+// it or refuses it, and never fails.
+func TestNoMutantIsTheServersFault(t *testing.T) {
+	s := start(t, filepath.Join(t.TempDir(), "data"))
+	t.Setenv("LAPIS_DATA", s.dir)
+	t.Setenv("ARM_CLOUD_METADATA_URL", "")
+	cfg, err := (&scopeFlags{}).configuration()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "src"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "src", "a.py"), []byte("pass"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	values := []string{"null", "true", "-7", "1.5", "word", "''", "[1, two]", "{a: 1}", "[]", "{}", "2024-01-01", "99999999999", "a/b", "ü", strings.Repeat("x", 250)}
+	sent, taken, refused := 0, 0, 0
+	for _, noun := range spec.Nouns {
+		if noun == "connection" || noun == "registry" {
+			continue // not offered by the server yet
+		}
+		source, err := os.ReadFile(filepath.Join("..", "..", "client", "spec", "testdata", "every", noun+".yml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := spec.Parse("file.yml", dir, source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range whole.Paths() {
+			for _, v := range values {
+				d, err := spec.Parse("file.yml", dir, source)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if d.Set(path+"="+v) != nil {
+					continue
+				}
+				set := map[string]string{}
+				if noun == "job" { // one that is taken runs: let it be quick
+					set["command"] = "true"
+					if !strings.HasPrefix(path, "environment") {
+						set["environment"] = "{image: a}"
+					}
+					if path != "name" {
+						set["name"] = fmt.Sprintf("mutant_%d", sent)
+					}
+				}
+				for key, value := range set {
+					if err := d.Set(key + "=" + value); err != nil {
+						t.Fatal(err)
+					}
+				}
+				o := spec.Options{Target: c.Target, Experiment: "mutants"}
+				if spec.Check(context.Background(), d, noun, o) != nil {
+					continue
+				}
+				sent++
+				_, err = c.Create(context.Background(), d, noun, o)
+				switch f := fault.Find(err); {
+				case err == nil:
+					taken++
+				case f == nil || f.Kind == fault.Internal || f.Kind == fault.Unavailable:
+					t.Errorf("%s: %s=%s: %v", noun, path, v, err)
+				default:
+					refused++
+				}
+			}
+		}
+	}
+	t.Logf("%d sent, %d taken, %d refused", sent, taken, refused)
+	if taken == 0 || refused == 0 {
+		t.Error("this tests nothing")
+	}
+}
