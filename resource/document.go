@@ -3,10 +3,26 @@ package resource
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"sort"
+	"strings"
 
 	"lapis/fault"
 )
+
+// WrongJSON says where JSON that does not fit is wrong: at is the path of what
+// was decoded, "" for the whole body.
+func WrongJSON(err error, at string) *fault.Error {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return fault.Invalid("the request body is not what is expected here: %v", err).With("InvalidRequestContent")
+	}
+	field := strings.Trim(at+"."+wrong.Field, ".")
+	if field == "" {
+		return fault.Invalid("the request body must be a JSON object, not of the type %s", wrong.Value).With("InvalidRequestContent")
+	}
+	return fault.Invalid("'%s' must not be of the type %s", field, wrong.Value).With("ValidationError").At(field)
+}
 
 // Document is a JSON object whose members are kept as they came. Nouns write
 // defaults as patches on it and never encode a struct again, so that members

@@ -137,7 +137,7 @@ func admitCluster(id resource.ID, inner resource.Document) error {
 	settings.Default("nodeIdleTimeBeforeScaleDown", defaultIdle)
 	var s scale
 	if err := json.Unmarshal(settings.Raw(), &s); err != nil {
-		return fault.Invalid("'scaleSettings' of compute '%s' is not right: %v", id.Name(), err).With("ValidationError").At("properties.properties.scaleSettings")
+		return resource.WrongJSON(err, "properties.properties.scaleSettings")
 	}
 	switch {
 	case s.MinNodeCount < 0 || *s.MaxNodeCount < 0:

@@ -93,7 +93,7 @@ type Distribution struct {
 func Parse(properties json.RawMessage) (Job, error) {
 	var j Job
 	if err := json.Unmarshal(properties, &j); err != nil {
-		return j, fault.Invalid("the job's properties are not right: %v", err).With("ValidationError").At("properties")
+		return j, resource.WrongJSON(err, "properties")
 	}
 	return j, nil
 }

@@ -122,13 +122,7 @@ func decodeBody(body json.RawMessage, into any) error {
 		return fault.Invalid("the request has no body; a JSON object is expected").With("InvalidRequestContent")
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		f := fault.Invalid("the request body is not what is expected here: %v", err).With("InvalidRequestContent")
-		var wrong *json.UnmarshalTypeError
-		if asType(err, &wrong) {
-			f.Message = "the request body is not what is expected here: '" + wrong.Field + "' must not be of the type " + wrong.Value
-			f.Target = wrong.Field
-		}
-		return f
+		return resource.WrongJSON(err, "")
 	}
 	return nil
 }

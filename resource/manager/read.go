@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -120,8 +119,6 @@ func orEmpty(raw json.RawMessage) json.RawMessage {
 	}
 	return raw
 }
-
-func asType(err error, target any) bool { return errors.As(err, target) }
 
 // newGUID is a random GUID.
 func newGUID() string {
