@@ -43,10 +43,10 @@ test: test-go test-sdk test-crash
 	@$(PYTHON) tests/tally.py $(RESULTS)
 
 .PHONY: test-go
-test-go: $(UV)
+test-go: $(UV) .tools/sdk/ready
 	@mkdir -p $(RESULTS)
 	@[ -n "$(RACE)" ] || echo "No C compiler found: the Go tests run without the race detector. Remedy: apt-get install gcc libc6-dev"
-	CGO_ENABLED=$(if $(RACE),1,0) $(GOTOOL) gotestsum --format pkgname-and-test-fails --junitfile $(RESULTS)/go.xml -- $(RACE) -timeout 15m ./...
+	LAPIS_TEST_PYTHON=$(CURDIR)/.tools/sdk/bin/python CGO_ENABLED=$(if $(RACE),1,0) $(GOTOOL) gotestsum --format pkgname-and-test-fails --junitfile $(RESULTS)/go.xml -- $(RACE) -timeout 15m ./...
 
 .PHONY: test-sdk
 test-sdk: build .tools/sdk/ready

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -83,7 +84,7 @@ func Open(path string) (*DB, error) {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	db.pool.SetMaxOpenConns(1)
-	if err := migrate(db.pool); err != nil {
+	if err := migrate(db.pool, abs); err != nil {
 		db.pool.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
@@ -120,7 +121,7 @@ func source(path string, pragmas ...string) string {
 }
 
 // migrate brings the tables up to date.
-func migrate(pool *sql.DB) error {
+func migrate(pool *sql.DB, path string) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
@@ -137,10 +138,32 @@ func migrate(pool *sql.DB) error {
 	if have > want {
 		return fault.Conflicts("the database is of version %d and this program knows versions up to %d: start a newer lapis, or restore a backup made with this one", have, want)
 	}
+	if 0 < have && have < want {
+		if err := copyAside(ctx, pool, fmt.Sprintf("%s.version-%d", path, have)); err != nil {
+			return err
+		}
+	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate tables: %w", err)
 	}
 	return nil
+}
+
+// copyAside keeps the database as it is in a file beside it, before its tables
+// change. One that is there already is of an attempt that did not end well: it
+// is the older truth and stays.
+func copyAside(ctx context.Context, pool *sql.DB, file string) error {
+	if _, err := os.Stat(file); err == nil {
+		return nil
+	}
+	half := file + ".tmp"
+	if err := os.Remove(half); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("copy the database aside: %w", err)
+	}
+	if _, err := pool.ExecContext(ctx, "VACUUM INTO ?", half); err != nil {
+		return Fault(fmt.Errorf("copy the database aside before its tables change: %w", err))
+	}
+	return os.Rename(half, file)
 }
 
 // Close waits for the writes under way, refuses later ones and closes the
@@ -178,7 +201,7 @@ func (db *DB) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
 // write is one call of Write on its way through the writer.
 type write struct {
 	fn    func(*Tx) error
-	bare  bool // without a savepoint
+	bare  bool        // without a savepoint
 	took  atomic.Bool // by the writer, or by a caller who gave up
 	err   error
 	done  chan struct{}

@@ -10,7 +10,7 @@ import (
 // Delete removes the resource and all below it. One that is not there is no
 // error: the reply then holds no resource.
 func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
-	return retry(func() (Reply, error) {
+	return retry(ctx, func() (Reply, error) {
 		t, err := m.types.Find(req.ID.Type())
 		if err != nil {
 			return Reply{}, err

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"lapis/fault"
@@ -70,20 +71,28 @@ type Reply struct {
 	Accepted  bool   // of an action: answer with 202
 }
 
-// attempts bounds how often the road is run again when others write meanwhile.
-const attempts = 8
+// retryFor bounds how long the road is run again while others write to the same
+// ground, such as many new versions of one asset at once.
+const retryFor = 15 * time.Second
 
 // retry runs one pass of the road, again while its ground moves under it. Each
 // pass looks at the request's condition anew, so a conditional request fails
 // when what it speaks of has changed, not when something else has.
-func retry(pass func() (Reply, error)) (Reply, error) {
-	for try := 1; ; try++ {
+func retry(ctx context.Context, pass func() (Reply, error)) (Reply, error) {
+	start := time.Now()
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		reply, err := pass()
 		if !errors.Is(err, resource.ErrChanged) {
 			return reply, err
 		}
-		if try == attempts {
+		if time.Since(start) > retryFor {
 			return Reply{}, fault.New(fault.Conflict, "Conflict", "The resource is being changed by others; try again.").From(err)
+		}
+		// Those who collided do not come back all at once.
+		select {
+		case <-ctx.Done():
+			return Reply{}, ctx.Err()
+		case <-time.After(rand.N(pause)):
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Patch merges the body into the stored resource (RFC 7396) and takes the rest
 // of the road of a Put.
 func (m *Manager) Patch(ctx context.Context, req Request) (Reply, error) {
-	return retry(func() (Reply, error) {
+	return retry(ctx, func() (Reply, error) {
 		t, err := m.types.Find(req.ID.Type())
 		if err != nil {
 			return Reply{}, err

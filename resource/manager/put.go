@@ -12,7 +12,7 @@ import (
 
 // Put makes the resource as the body wants it, or replaces it.
 func (m *Manager) Put(ctx context.Context, req Request) (Reply, error) {
-	return retry(func() (Reply, error) { return m.put(ctx, req) })
+	return retry(ctx, func() (Reply, error) { return m.put(ctx, req) })
 }
 
 func (m *Manager) put(ctx context.Context, req Request) (Reply, error) {
