@@ -371,20 +371,29 @@ func (c *Client) DownloadModel(ctx context.Context, name, version, dir string) (
 		return 0, err
 	}
 	dir = filepath.Join(dir, name)
-	if at := datastoreURI.FindStringSubmatch(m.Properties.ModelURI); at != nil {
-		dir = filepath.Join(dir, path.Base(strings.TrimSuffix(at[2], "/")))
-		// A model that is one file lies beside its name, not in a folder of it.
-		if path.Ext(at[2]) != "" {
-			k, _, err := c.datastore(ctx, at[1])
-			if err != nil {
-				return 0, err
-			}
-			if list, err := c.blobs(ctx, k, at[2]); err == nil && len(list) == 1 && list[0].Name == at[2] {
-				dir = filepath.Dir(dir)
-			}
-		}
+	at := datastoreURI.FindStringSubmatch(m.Properties.ModelURI)
+	if at == nil {
+		return 0, fault.Invalid("The model lies at %s, which is no datastore, so it cannot be downloaded.", m.Properties.ModelURI)
 	}
-	return c.downloadURI(ctx, m.Properties.ModelURI, dir, name)
+	k, _, err := c.datastore(ctx, at[1])
+	if err != nil {
+		return 0, err
+	}
+	prefix := strings.TrimSuffix(at[2], "/")
+	list, err := c.blobs(ctx, k, prefix)
+	if err != nil {
+		return 0, err
+	}
+	// A folder keeps its name below the model's; a file lies there itself.
+	if !slices.ContainsFunc(list, func(b Blob) bool { return b.Name == prefix }) {
+		dir = filepath.Join(dir, path.Base(prefix))
+		prefix += "/"
+	}
+	n, err := c.downloadTo(ctx, k, prefix, dir, name)
+	if err == nil && n == 0 {
+		err = fault.NotFound("The model %q has no files at %s.", name+":"+version, m.Properties.ModelURI)
+	}
+	return n, err
 }
 
 // Artifact is a file that a job logged.

@@ -387,10 +387,16 @@ func (n *noun) archive() {
 
 // update adds update: it reads the resource, sets fields and writes it back.
 func (n *noun) update(example string, flags map[string]string) *cobra.Command {
-	var name, version, label string
+	var name, version, label, file string
 	var set []string
 	values := map[string]*string{}
 	cmd := n.verb("update", "Change a "+n.title, example, func(cmd *cobra.Command, s *session) error {
+		if file != "" {
+			return n.updateFromFile(cmd, s, &createFlags{file: file, name: name, version: version, set: set})
+		}
+		if name == "" {
+			return fault.Invalid("--name is missing. Name the %s, or its file with --file.", n.title)
+		}
 		for flag, field := range flags {
 			if v := *values[flag]; v != "" {
 				set = append(set, field+"="+v)
@@ -430,7 +436,9 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 		s.progress.clear()
 		return n.print(s, reply)
 	})
-	n.nameFlag(cmd, &name)
+	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the "+n.title)
+	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file that says how it shall be")
+	_ = cmd.MarkFlagFilename("file", "yml", "yaml")
 	if n.versioned {
 		n.versionFlags(cmd, &version, &label)
 	}
@@ -439,6 +447,20 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 		values[flag] = cmd.Flags().String(flag, "", "new "+strings.ReplaceAll(field, "_", " "))
 	}
 	return cmd
+}
+
+// updateFromFile writes what a file says over a resource that is there.
+func (n *noun) updateFromFile(cmd *cobra.Command, s *session, f *createFlags) error {
+	d, err := f.document(cmd, n.name)
+	if err != nil {
+		return err
+	}
+	r, err := s.Create(cmd.Context(), d, n.name, spec.Options{Workspace: n.scope.workspace})
+	if err != nil {
+		return err
+	}
+	s.progress.clear()
+	return n.print(s, r.Reply)
 }
 
 // assign sets one field of a resource as the wire has it.

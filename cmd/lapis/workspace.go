@@ -59,11 +59,14 @@ func workspaceCommand() *cobra.Command {
 
 // patch adds the update of a workspace, which is a PATCH of what is named.
 func (n *noun) patch() {
-	var name string
+	var name, file string
 	var set []string
 	fields := map[string]*string{}
 	cmd := n.verb("update", "Change a workspace", `  lapis workspace update --name team --set tags.cost=low
   lapis workspace update --name team --display-name "The team"`, func(cmd *cobra.Command, s *session) error {
+		if file != "" {
+			return n.updateFromFile(cmd, s, &createFlags{file: file, name: name, set: set})
+		}
 		if name == "" {
 			name = s.Workspace
 		}
@@ -85,6 +88,8 @@ func (n *noun) patch() {
 		return n.print(s, reply)
 	})
 	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the workspace")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file that says how it shall be")
+	_ = cmd.MarkFlagFilename("file", "yml", "yaml")
 	setFlag(cmd, &set, "set a field, as in --set tags.a=b")
 	fields["display_name"] = cmd.Flags().StringP("display-name", "d", "", "name to show")
 	fields["description"] = cmd.Flags().String("description", "", "description")
