@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -20,7 +21,7 @@ type Store interface {
 	List(ctx context.Context, q Query) (Page, error)
 
 	// Commit stores the batch in one transaction, or nothing of it, and returns
-	// its sequence number. Commits are numbered in the order in which readers
+	// its sequence number: what it puts has that number's Etag. Commits are numbered in the order in which readers
 	// see them. If what was expected does not hold, the fault is Changed.
 	Commit(ctx context.Context, b Batch) (int64, error)
 
@@ -40,6 +41,9 @@ type Store interface {
 	// Activities returns the newest entries first that lie below the scope.
 	Activities(ctx context.Context, scope ID, before time.Time, limit int) ([]Activity, error)
 }
+
+// Etag is the etag of what the commit of that sequence number has put.
+func Etag(seq int64) string { return strconv.FormatInt(seq, 36) }
 
 // Expectations of a Write beside an etag.
 const (

@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -16,7 +17,8 @@ import (
 
 // Resources is the resource.Store of a database.
 type Resources struct {
-	db *DB
+	db    *DB
+	shelf *shelf
 
 	mu     sync.Mutex
 	notify chan struct{} // closed at the next commit
@@ -24,7 +26,7 @@ type Resources struct {
 
 // NewResources makes the resource store of a database.
 func NewResources(db *DB) *Resources {
-	return &Resources{db: db, notify: make(chan struct{})}
+	return &Resources{db: db, shelf: newShelf(), notify: make(chan struct{})}
 }
 
 var _ resource.Store = (*Resources)(nil)
@@ -74,13 +76,23 @@ func scanResource(row scanner) (resource.Resource, error) {
 
 // Get implements resource.Store.
 func (s *Resources) Get(ctx context.Context, id resource.ID) (resource.Resource, error) {
+	r, turn, ok := s.shelf.get(id.Key())
+	if ok {
+		return r, ctx.Err()
+	}
+	// One row is read so fast that it need not be stopped; to watch for that
+	// would cost as much again.
+	ctx = context.WithoutCancel(ctx)
 	stmt, err := s.db.prepared(ctx, "SELECT "+resourceColumns+" FROM resources WHERE key = ?")
 	if err != nil {
 		return resource.Resource{}, err
 	}
-	r, err := scanResource(stmt.QueryRowContext(ctx, id.Key()))
+	r, err = scanResource(stmt.QueryRowContext(ctx, id.Key()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, fault.NotFound("The resource '%s' could not be found.", id).At(id.String())
+	}
+	if err == nil {
+		s.shelf.put(id.Key(), r, turn)
 	}
 	return r, err
 }
@@ -88,6 +100,15 @@ func (s *Resources) Get(ctx context.Context, id resource.ID) (resource.Resource,
 // GetMany implements resource.Store.
 func (s *Resources) GetMany(ctx context.Context, ids []resource.ID) (map[string]resource.Resource, error) {
 	found := make(map[string]resource.Resource, len(ids))
+	var unread []resource.ID
+	for _, id := range ids {
+		if r, _, ok := s.shelf.get(id.Key()); ok {
+			found[id.Key()] = r
+		} else {
+			unread = append(unread, id)
+		}
+	}
+	ids = unread
 	const most = 500 // of placeholders in one query
 	for len(ids) > 0 {
 		n := min(most, len(ids))
@@ -206,6 +227,11 @@ func badToken() error {
 func (s *Resources) Commit(ctx context.Context, b resource.Batch) (int64, error) {
 	var seq int64
 	err := s.db.Write(ctx, func(tx *Tx) error {
+		tx.after(func(committed bool) {
+			if committed {
+				s.shelf.changed(b)
+			}
+		})
 		if err := relied(tx, b.Relies); err != nil {
 			return err
 		}
@@ -304,10 +330,10 @@ func putStatus(tx *Tx, seq int64, w resource.StatusWrite) error {
 
 func putResource(tx *Tx, seq int64, w resource.Write) error {
 	r := w.Resource
-	if err := expect(tx, r.ID, w.Expect); err != nil {
-		return err
-	}
 	if w.Expect != resource.Absent {
+		if err := expect(tx, r.ID, w.Expect); err != nil {
+			return err
+		}
 		var text string
 		err := tx.QueryRow("SELECT envelope FROM resources WHERE key = ?", r.ID.Key()).Scan(&text)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -334,13 +360,23 @@ func putResource(tx *Tx, seq int64, w resource.Write) error {
 	if up := r.ID.Parent(); !up.Zero() {
 		parent = up.Key()
 	}
-	_, err = tx.Exec(`INSERT INTO resources (key, text, type, parent, etag, born, seq, lookup, archived, envelope, properties, status)
-		VALUES (?,?,?,?,?,?,?,?,?,?,?,?)
-		ON CONFLICT (key) DO UPDATE SET etag = excluded.etag, seq = excluded.seq, lookup = excluded.lookup,
+	const insert = `INSERT INTO resources (key, text, type, parent, etag, born, seq, lookup, archived, envelope, properties, status)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key) DO `
+	args := []any{r.ID.Key(), r.ID.String(), strings.ToLower(r.ID.Type()), parent, resource.Etag(seq),
+		seq, seq, r.Lookup, r.Archived, string(env), string(r.Properties), status}
+	if w.Expect == resource.Absent {
+		done, err := tx.Exec(insert+"NOTHING", args...)
+		if err != nil {
+			return err
+		}
+		if n, err := done.RowsAffected(); err != nil || n == 0 {
+			return cmp.Or(err, fmt.Errorf("%s: %w", r.ID, resource.ErrChanged))
+		}
+		return nil
+	}
+	_, err = tx.Exec(insert+`UPDATE SET etag = excluded.etag, seq = excluded.seq, lookup = excluded.lookup,
 		archived = excluded.archived, envelope = excluded.envelope, properties = excluded.properties,
-		status = CASE WHEN ? THEN status ELSE excluded.status END`,
-		r.ID.Key(), r.ID.String(), strings.ToLower(r.ID.Type()), parent, strconv.FormatInt(seq, 36),
-		seq, seq, r.Lookup, r.Archived, string(env), string(r.Properties), status, w.Keep)
+		status = CASE WHEN ? THEN status ELSE excluded.status END`, append(args, w.Keep)...)
 	return err
 }
 

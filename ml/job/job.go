@@ -287,7 +287,7 @@ func (s *Service) view(ctx context.Context, v resource.View, rs []resource.Resou
 	for i, r := range rs {
 		ids[i] = r.ID.Name()
 	}
-	runs, err := s.Runs.Runs(ctx, site.GUID, ids)
+	runs, err := s.runsOf(ctx, site.GUID, ids)
 	if err != nil {
 		return err
 	}
@@ -326,6 +326,18 @@ func (s *Service) view(ctx context.Context, v resource.View, rs []resource.Resou
 		rs[i].Properties = p.Raw()
 	}
 	return nil
+}
+
+// runsOf are the runs of jobs by lower-case name.
+func (s *Service) runsOf(ctx context.Context, workspace string, names []string) (map[string]tracking.Run, error) {
+	if len(names) != 1 {
+		return s.Runs.Runs(ctx, workspace, names)
+	}
+	r, err := s.Runs.Run(ctx, workspace, names[0])
+	if fault.Is(err, fault.Missing) {
+		return nil, nil
+	}
+	return map[string]tracking.Run{strings.ToLower(names[0]): r}, err
 }
 
 func clip(s string) string {

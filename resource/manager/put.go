@@ -177,10 +177,11 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 			reply.Operation = op.ID
 		}
 	}
+	unchanged := c.Old != nil && equal(*c.Old, *c.New)
 	switch {
 	case c.Old == nil:
 		b.Puts = append(b.Puts, resource.Write{Resource: *c.New, Expect: expect})
-	case equal(*c.Old, *c.New):
+	case unchanged:
 		// A client that sends again what is there changes nothing, its etag least.
 		b.Relies = append(b.Relies, resource.Expectation{ID: c.New.ID, Etag: expect})
 	default:
@@ -190,17 +191,26 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 		b.Puts = append(b.Puts, resource.Write{Resource: *c.New, Expect: expect, Keep: keep})
 	}
 	b.Activities = append(b.Activities, m.activity(req, t.Name+"/write", result))
-	if _, err := m.store.Commit(ctx, b); err != nil {
+	seq, err := m.store.Commit(ctx, b)
+	if err != nil {
 		return Reply{}, err
 	}
 	if t.Provision != nil {
 		m.Wake()
 	}
-	stored, err := m.read(ctx, t, c.New.ID)
-	if err != nil {
-		return Reply{}, err
+	reply.Resource = *c.New
+	if c.Old != nil {
+		reply.Resource.Etag, reply.Resource.Born = c.Old.Etag, c.Old.Born
+		reply.Resource.Created = c.Old.Created
+		if unchanged {
+			reply.Resource.Updated = c.Old.Updated
+		}
+	} else {
+		reply.Resource.Born = seq
 	}
-	reply.Resource = stored
+	if !unchanged {
+		reply.Resource.Etag, reply.Resource.Seq = resource.Etag(seq), seq
+	}
 	return reply, m.view(ctx, t, req.View, &reply.Resource)
 }
 

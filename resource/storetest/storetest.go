@@ -59,6 +59,7 @@ func Run(t *testing.T, make func(t *testing.T) Subject) {
 		{"parent is one level, scope is all levels, and siblings are neither", parentAndScope},
 		{"lists choose by archive and lookup", filters},
 		{"many are read at once", many},
+		{"nobody reads what was before an acknowledged commit", fresh},
 		{"a deep removal takes all below it and nothing beside it", deepRemoval},
 		{"the feed tells what commits touched, in their order", feed},
 		{"the feed never ends within a commit", wholeFeed},
@@ -517,6 +518,61 @@ func many(t *testing.T, s Subject) {
 	if found, err := s.Store.GetMany(t.Context(), nil); err != nil || len(found) != 0 {
 		t.Errorf("of none: %v, %v", found, err)
 	}
+}
+
+func fresh(t *testing.T, s Subject) {
+	ctx := t.Context()
+	var group sync.WaitGroup
+	for n := range 4 {
+		r := thing(t, fmt.Sprint("n", n))
+		inner := resource.Resource{ID: r.ID.Child("parts", "p"), Properties: json.RawMessage(`{}`)}
+		stop := make(chan struct{})
+		for range 3 { // those who read all the time
+			group.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						s.Store.Get(ctx, r.ID)
+						s.Store.GetMany(ctx, []resource.ID{r.ID, inner.ID})
+					}
+				}
+			})
+		}
+		group.Go(func() {
+			defer close(stop)
+			for i := range 60 {
+				r.Properties = json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))
+				seq, err := s.Store.Commit(ctx, resource.Batch{Puts: []resource.Write{{Resource: r, Expect: resource.Any}, {Resource: inner, Expect: resource.Any}}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got, err := s.Store.Get(ctx, r.ID); err != nil || string(got.Properties) != string(r.Properties) || got.Etag != resource.Etag(seq) {
+					t.Errorf("put %s with the etag %s, read %s with %s, %v", r.Properties, resource.Etag(seq), got.Properties, got.Etag, err)
+				}
+				status := fmt.Sprintf(`{"s":%d}`, i)
+				if _, err := s.Store.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: r.ID, Status: json.RawMessage(status)}}}); err != nil {
+					t.Error(err)
+				}
+				if found, err := s.Store.GetMany(ctx, []resource.ID{r.ID}); err != nil || string(found[r.ID.Key()].Status) != status {
+					t.Errorf("wrote the status %s, read %s, %v", status, found[r.ID.Key()].Status, err)
+				}
+				if i%5 == 0 {
+					if _, err := s.Store.Commit(ctx, resource.Batch{Removals: []resource.Removal{{ID: r.ID, Expect: resource.Any, Deep: i%2 == 0}, {ID: inner.ID, Expect: resource.Any}}}); err != nil {
+						t.Error(err)
+					}
+					for _, id := range []resource.ID{r.ID, inner.ID} {
+						if _, err := s.Store.Get(ctx, id); !fault.Is(err, fault.Missing) {
+							t.Errorf("%s was removed: %v", id, err)
+						}
+					}
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func deepRemoval(t *testing.T, s Subject) {
