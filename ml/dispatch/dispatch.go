@@ -136,7 +136,7 @@ func (d *Dispatcher) Uses(hash string) bool {
 	defer d.mu.Unlock()
 	for _, jobs := range []map[string]demand{d.ready, d.running} {
 		for _, w := range jobs {
-			if w.env.Recipe.Hash() == hash {
+			if w.hash == hash {
 				return true
 			}
 		}
@@ -429,6 +429,7 @@ func (d *Dispatcher) read(ctx context.Context, r tracking.Run) (demand, error) {
 	if w.env, err = environment.Want(env.Properties); err != nil {
 		return flawed(err)
 	}
+	w.hash = w.env.Recipe.Hash()
 	if w.env.Container != "" {
 		return flawed(fault.Invalid("The environment '%s:%s' cannot be made here: %s.", env.ID.Parent().Name(), env.ID.Name(), w.env.Container).With("UserError"))
 	}

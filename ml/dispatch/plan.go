@@ -18,6 +18,7 @@ type demand struct {
 	run     tracking.Run
 	job     job.Job
 	env     environment.Wanted
+	hash    string // of env's recipe
 	compute resource.ID // zero: this machine as it is
 	size    compute.Size
 	node    string // of a started task: the node it holds

@@ -23,8 +23,14 @@ import (
 // chooses and tells the others why they wait.
 func (d *Dispatcher) start(ctx context.Context, waiting []demand) {
 	var able []demand
+	ready := map[string]bool{} // by hash of the recipe: many jobs share few environments
 	for _, w := range waiting {
-		if _, ok := d.Builder.Find(ctx, w.env.Recipe); ok {
+		ok, known := ready[w.hash]
+		if !known {
+			_, ok = d.Builder.Find(ctx, w.env.Recipe)
+			ready[w.hash] = ok
+		}
+		if ok {
 			able = append(able, w)
 		} else {
 			d.prepare(ctx, w)
