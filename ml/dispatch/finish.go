@@ -49,6 +49,10 @@ func (d *Dispatcher) finish(ctx context.Context, r tracking.Run, task compute.Ob
 			return
 		}
 		delete(d.ready, task.ID)
+	} else {
+		// The next job may start while this one's outputs are stored.
+		w.exited = true
+		d.running[task.ID] = w
 	}
 	w.run = r
 	d.background(ctx, task.ID, false, func(ctx context.Context) {

@@ -18,10 +18,11 @@ type demand struct {
 	run     tracking.Run
 	job     job.Job
 	env     environment.Wanted
-	hash    string // of env's recipe
+	hash    string      // of env's recipe
 	compute resource.ID // zero: this machine as it is
 	size    compute.Size
 	node    string // of a started task: the node it holds
+	exited  bool   // a started task has ended: it holds its node, and no slot any more
 	flaw    error  // a fault: why it can never start; nil if it can
 }
 

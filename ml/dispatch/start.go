@@ -36,11 +36,14 @@ func (d *Dispatcher) start(ctx context.Context, waiting []demand) {
 			d.prepare(ctx, w)
 		}
 	}
-	free := capacity{slots: d.Slots - len(d.running), total: d.Slots, gpus: d.Machine.GPUs, targets: map[string]*targetState{}}
+	free := capacity{slots: d.Slots, total: d.Slots, gpus: d.Machine.GPUs, targets: map[string]*targetState{}}
 	for key, c := range d.clusters.of {
 		free.targets[key] = &targetState{target: c.target, gone: c.gone}
 	}
 	for _, w := range d.running {
+		if !w.exited {
+			free.slots--
+		}
 		if t := free.targets[w.compute.Key()]; t != nil {
 			t.busy++
 		}
