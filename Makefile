@@ -39,7 +39,7 @@ demo: build $(UV)
 	@scripts/demo.sh
 
 .PHONY: test
-test: test-go test-sdk test-crash
+test: test-go test-sdk test-corpus test-crash
 	@$(PYTHON) tests/tally.py $(RESULTS)
 
 .PHONY: test-go
@@ -61,8 +61,15 @@ test-sdk-1.15: build .tools/sdk-1.15/ready
 test-crash: build .tools/sdk/ready
 	tests/run.sh .tools/sdk $(RESULTS)/crash.xml tests/crash $(ARGS)
 
+# People's job files, as far as one machine can run them. The files lie beside
+# the repository; without them this is skipped.
+.PHONY: test-corpus
+test-corpus: build .tools/sdk/ready
+	tests/run.sh .tools/sdk $(RESULTS)/corpus.xml tests/corpus $(ARGS)
+
 .PHONY: soak
 soak: build .tools/sdk/ready
+	LAPIS_CORPUS_JOBS=all tests/run.sh .tools/sdk $(RESULTS)/soak-corpus.xml tests/corpus $(ARGS)
 	LAPIS_CRASHES=200 tests/run.sh .tools/sdk $(RESULTS)/soak.xml tests/crash -s $(ARGS)
 
 .PHONY: bench

@@ -213,4 +213,7 @@ def python(code, environ, **settings):
 
 def lapis(*args, check=True):
     """Run the command line; returns what it did."""
-    return subprocess.run([shutil.which("lapis"), *args], check=check, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([shutil.which("lapis"), *args], capture_output=True, text=True, timeout=120)
+    if check:
+        assert done.returncode == 0, f"lapis {' '.join(map(str, args))}\n{done.stdout}{done.stderr}"
+    return done

@@ -1,0 +1,3 @@
+import pygit2
+
+print("pygit2", pygit2.__version__)
