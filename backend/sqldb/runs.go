@@ -123,13 +123,6 @@ func encodeMap(m map[string]string) (string, error) {
 	return encode(m)
 }
 
-// putRun stores a run, new or not, by workspace and id. The stored Seq, params,
-// metrics and inputs of an older row stay.
-func putRun(tx *Tx, r tracking.Run) error {
-	_, err := storeRun(tx, r, true)
-	return err
-}
-
 // storeRun inserts the row, or replaces it where replace allows, and returns
 // the Seq.
 func storeRun(tx *Tx, r tracking.Run, replace bool) (int64, error) {

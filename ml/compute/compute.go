@@ -235,11 +235,12 @@ func view(_ context.Context, _ resource.View, rs []resource.Resource) error {
 		}
 		p["properties"] = inner.Raw()
 		r.Properties = p.Raw()
-		s := resource.Document{}
-		var known status
-		if len(r.Status) > 0 && json.Unmarshal(r.Status, &known) == nil {
-			s, _ = resource.ParseDocument(r.Status)
-			delete(s, "nodes")
+		if len(r.Status) > 0 {
+			s, err := resource.ParseDocument(r.Status)
+			if err != nil {
+				return err
+			}
+			delete(s, "nodes") // they stand among the properties
 			r.Status = s.Raw()
 		}
 		if r.Tags == nil {
