@@ -110,3 +110,8 @@ $(CURDIR)/.tools/uv/bin/uv: tests/requirements-uv.txt
 	$(UV) venv --quiet --clear --python 3.11 .tools/$*
 	$(UV) pip install --quiet --python .tools/$*/bin/python -r $<
 	touch $@
+
+# The picture of the README, from a real run.
+.PHONY: picture
+picture: build $(UV)
+	$(UV) run --no-project --python 3.11 --with pyte==0.8.2 --with rich==14.1.0 scripts/picture.py docs/demo.svg scripts/demo.sh

@@ -30,29 +30,28 @@ for _ in $(seq 200); do
   kill -0 $server 2>/dev/null || { cat "$data/up.txt" >&2; exit 1; }
   sleep 0.05
 done
-head -n 1 "$data/up.txt"
+sed -n '1s/ (pid.*/./p' "$data/up.txt"
 printf '%s$%s eval "$(lapis connect --data %s)"\n' "$blue" "$plain" "$data"
 eval "$(lapis connect --data "$data")"
 
 say "A compute of up to two nodes"
-run lapis compute create --name cpu --type amlcompute --min-instances 0 --max-instances 2 --output table
+run lapis compute create --name cpu --type amlcompute --size STANDARD_DS2_V2 --min-instances 0 --max-instances 2 -o table
 
 say "A job: examples/iris/job.yml, as for Azure Machine Learning"
 job=iris-$(date +%y%m%d-%H%M%S)
 run lapis job create --file examples/iris/job.yml --name "$job" --set compute=azureml:cpu --stream
 
 say "What it measured"
-run lapis job metrics --name "$job" --output table
+run lapis job metrics --name "$job" -o table
 
 say "What it wrote"
-run lapis job files --name "$job" --output table
+run lapis job files --name "$job" -o table
 
 say "Its model, registered"
-run lapis model create --name iris --type mlflow_model --path "azureml://jobs/$job/outputs/model" --output table
+run lapis model create --name iris --type mlflow_model --path "azureml://jobs/$job/outputs/model" -o table
 
 say "What to do next"
-cat <<EOF
-  bin/lapis up --data $data &                        start this server again
-  eval "\$(bin/lapis connect --data $data)"           point azure-ai-ml, az and mlflow at it
-  bin/lapis job create -f examples/hello-code/job.yml --stream    or your own job.yml
-EOF
+printf '  %-62s %s\n' \
+  "bin/lapis up --data $data &" "start this server again" \
+  "eval \"\$(bin/lapis connect --data $data)\"" "point azure-ai-ml, az and mlflow at it" \
+  "bin/lapis job create -f examples/hello-code/job.yml --stream" "run a job, or one of your own"

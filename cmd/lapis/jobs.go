@@ -117,6 +117,8 @@ func (v *server) jobVariables(site ml.Site, r tracking.Run, experiment string) (
 		"REGISTRY_DISCOVERY_ENDPOINT_URL":      secure + "/",
 		"IDENTITY_ENDPOINT":                    secure + "/msi/token",
 		"IDENTITY_HEADER":                      token,
+		// MLflow would print links to pages of its own server, which are not here.
+		"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 	}
 	for _, name := range []string{"REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"} {
 		vars[name] = v.bundle
