@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -18,8 +19,12 @@ import (
 // maxReply bounds a reply that is kept in memory, in bytes.
 const maxReply = 64 << 20
 
-// The api-version of requests that come from no file.
-const apiVersion = "2024-10-01-preview"
+// The api-version of requests that come from no file, and of those to
+// registries.
+const (
+	apiVersion      = "2024-10-01-preview"
+	registryVersion = "2021-10-01-dataplanepreview"
+)
 
 // Request sends a request to a resource id or another path of the server and
 // waits until what it started is done. The path is not escaped. The reply is
@@ -42,9 +47,18 @@ func (c *Client) address(path, version string, query url.Values) string {
 		version = apiVersion
 	}
 	q.Set("api-version", version)
+	// What lies in registries has a plane of its own.
+	if inRegistry.MatchString(path) {
+		path = "/mferp/managementfrontend" + path
+		if version == apiVersion {
+			q.Set("api-version", registryVersion)
+		}
+	}
 	u := url.URL{Path: path}
 	return c.URL + u.EscapedPath() + "?" + q.Encode()
 }
+
+var inRegistry = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.MachineLearningServices/registries/[^/]+/`)
 
 func (c *Client) exchange(ctx context.Context, method, address string, body any) (*http.Response, json.RawMessage, error) {
 	k := call{method: method, url: address, header: http.Header{"Accept": {"application/json"}}}

@@ -31,6 +31,9 @@ func (w *world) Code(ctx context.Context, content *spec.Content) (string, error)
 		return "", err
 	}
 	name := newGUID()
+	if c.Registry != "" {
+		return w.registryCode(ctx, content, name, sum)
+	}
 	for found, err := range c.List(ctx, c.Path("codes", name, "versions"), url.Values{"hash": {sum}, "hashVersion": {"202208"}}) {
 		if fault.Is(err, fault.Missing) {
 			break
@@ -64,16 +67,7 @@ func (c *Client) pendingUpload(ctx context.Context, asset string) (container, st
 	if err != nil {
 		return container{}, "", err
 	}
-	var reply struct {
-		Blob struct {
-			BlobURI    string
-			Credential struct{ SasURI string }
-		} `json:"blobReferenceForConsumption"`
-	}
-	if err := json.Unmarshal(data, &reply); err != nil {
-		return container{}, "", fmt.Errorf("read pending upload: %w", err)
-	}
-	return containerAt(reply.Blob.Credential.SasURI), reply.Blob.BlobURI, nil
+	return c.reference(data)
 }
 
 func newGUID() string {
@@ -83,10 +77,77 @@ func newGUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
+// registryCode stores a snapshot in a registry.
+func (w *world) registryCode(ctx context.Context, content *spec.Content, name, sum string) (string, error) {
+	asset := spec.Asset{Collection: "codes", Name: name, Version: "1"}
+	k, uri, err := w.c.registryUpload(ctx, asset)
+	if err != nil {
+		return "", err
+	}
+	if err := w.c.upload(ctx, k, "", content, name, "1"); err != nil {
+		return "", err
+	}
+	r := spec.CodeVersion(w.c.Target, name, uri, content, sum)
+	if _, err := w.c.Request(ctx, r.Method, r.Path, registryVersion, nil, r.Body); err != nil {
+		return "", err
+	}
+	return asset.URI(w.c.Registry), nil
+}
+
+// registryUpload asks where the bytes of a new version in the registry go.
+func (c *Client) registryUpload(ctx context.Context, asset spec.Asset) (container, string, error) {
+	data, err := c.Request(ctx, http.MethodPut, c.Path("tempdatarefs", asset.Name, "versions", asset.Version), registryVersion, nil,
+		map[string]any{"assetId": asset.URI(c.Registry), "temporaryDataReferenceType": "TemporaryBlobReference"})
+	if err != nil {
+		return container{}, "", err
+	}
+	return c.reference(data)
+}
+
+// registryDownload asks for the bytes of a version in the registry.
+func (c *Client) registryDownload(ctx context.Context, asset spec.Asset, uri string) (container, string, error) {
+	data, err := c.Request(ctx, http.MethodPost, c.Path("datarefs", asset.Name, "versions", asset.Version), registryVersion, nil,
+		map[string]any{"assetId": asset.URI(c.Registry), "blobUri": uri})
+	if err != nil {
+		return container{}, "", err
+	}
+	return c.reference(data)
+}
+
+// reference reads a container and its signature. The addresses carry the
+// storage account as the user part; here they are taken without.
+func (c *Client) reference(data json.RawMessage) (container, string, error) {
+	var reply struct {
+		Blob struct {
+			BlobURI    string
+			Credential struct{ SasURI string }
+		} `json:"blobReferenceForConsumption"`
+	}
+	if err := json.Unmarshal(data, &reply); err != nil {
+		return container{}, "", fmt.Errorf("read blob reference: %w", err)
+	}
+	k := containerAt(reply.Blob.Credential.SasURI)
+	if u, err := url.Parse(k.base); err == nil && u.User != nil {
+		u.User = nil
+		k.base = u.String()
+	}
+	return k, reply.Blob.BlobURI, nil
+}
+
 // Upload implements spec.World. The path holds the content's hash, so what is
 // there is not sent again.
-func (w *world) Upload(ctx context.Context, content *spec.Content, datastore string) (spec.Place, error) {
+func (w *world) Upload(ctx context.Context, content *spec.Content, datastore string, asset spec.Asset) (spec.Place, error) {
 	c := w.c
+	if c.Registry != "" {
+		k, uri, err := c.registryUpload(ctx, asset)
+		if err != nil {
+			return spec.Place{}, err
+		}
+		if err := c.upload(ctx, k, "", content, asset.Name, asset.Version); err != nil {
+			return spec.Place{}, err
+		}
+		return spec.Place{URL: strings.TrimSuffix(uri, "/") + "/" + content.Name}, nil
+	}
 	sum, err := content.Upload()
 	if err != nil {
 		return spec.Place{}, err
@@ -266,6 +327,9 @@ func deployedWorkspace(r spec.Request) (spec.Request, bool) {
 // Send implements spec.World.
 func (w *world) Send(ctx context.Context, r spec.Request) (json.RawMessage, error) {
 	r, _ = deployedWorkspace(r)
+	if w.c.Registry != "" {
+		r.APIVersion = registryVersion
+	}
 	q := url.Values{}
 	for k, v := range r.Query {
 		q.Set(k, v)
@@ -310,4 +374,53 @@ func (c *Client) Archive(ctx context.Context, collection, name, version string, 
 	r.Properties["isArchived"] = archived
 	_, err = c.Request(ctx, http.MethodPut, path, "", nil, map[string]any{"properties": r.Properties})
 	return err
+}
+
+// Share copies a version of the workspace to a registry, under another name
+// and version if they are given.
+func (c *Client) Share(ctx context.Context, asset spec.Asset, registry, name, version string) error {
+	raw, err := c.Get(ctx, c.Path())
+	if err != nil {
+		return err
+	}
+	var w struct {
+		Location   string
+		Properties struct{ WorkspaceID string }
+	}
+	if err := json.Unmarshal(raw, &w); err != nil {
+		return err
+	}
+	there, err := c.InRegistry(ctx, registry)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		name = asset.Name
+	}
+	if version == "" {
+		version = asset.Version
+	}
+	_, err = there.Request(ctx, http.MethodPost, there.Path("import"), registryVersion, nil, map[string]any{"properties": map[string]any{
+		"referenceType": "Id", "destinationName": name, "destinationVersion": version,
+		"sourceAssetId": fmt.Sprintf("azureml://locations/%s/workspaces/%s/%s/%s/versions/%s", w.Location, w.Properties.WorkspaceID, asset.Collection, asset.Name, asset.Version),
+	}})
+	return err
+}
+
+// InRegistry is a client whose assets are those of a registry.
+func (c *Client) InRegistry(ctx context.Context, name string) (*Client, error) {
+	_, data, err := c.exchange(ctx, http.MethodGet, c.URL+"/registrymanagement/v1.0/registries/"+url.PathEscape(name)+"/discovery", nil)
+	if err != nil {
+		return nil, err
+	}
+	var r struct{ SubscriptionID, ResourceGroup, RegistryName string }
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("read discovery: %w", err)
+	}
+	there := &Client{Config: c.Config, http: c.http, Patience: c.Patience, Progress: c.Progress, Waiting: c.Waiting, reached: true}
+	c.mu.Lock()
+	there.token, there.expires = c.token, c.expires
+	c.mu.Unlock()
+	there.Target = spec.Target{Subscription: r.SubscriptionID, ResourceGroup: r.ResourceGroup, Workspace: c.Workspace, Registry: r.RegistryName}
+	return there, nil
 }

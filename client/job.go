@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"lapis/client/spec"
 	"lapis/fault"
 )
 
@@ -371,6 +372,13 @@ func (c *Client) DownloadModel(ctx context.Context, name, version, dir string) (
 		return 0, err
 	}
 	dir = filepath.Join(dir, name)
+	if c.Registry != "" {
+		k, base, err := c.registryDownload(ctx, spec.Asset{Collection: "models", Name: name, Version: version}, m.Properties.ModelURI)
+		if err != nil {
+			return 0, err
+		}
+		return c.downloadModel(ctx, k, strings.TrimPrefix(strings.TrimPrefix(m.Properties.ModelURI, base), "/"), dir, name)
+	}
 	at := datastoreURI.FindStringSubmatch(m.Properties.ModelURI)
 	if at == nil {
 		return 0, fault.Invalid("The model lies at %s, which is no datastore, so it cannot be downloaded.", m.Properties.ModelURI)
@@ -379,19 +387,24 @@ func (c *Client) DownloadModel(ctx context.Context, name, version, dir string) (
 	if err != nil {
 		return 0, err
 	}
-	prefix := strings.TrimSuffix(at[2], "/")
+	return c.downloadModel(ctx, k, at[2], dir, name)
+}
+
+// downloadModel brings what lies at prefix. A folder keeps its name below the
+// model's; a file lies there itself.
+func (c *Client) downloadModel(ctx context.Context, k container, prefix, dir, name string) (int, error) {
+	prefix = strings.TrimSuffix(prefix, "/")
 	list, err := c.blobs(ctx, k, prefix)
 	if err != nil {
 		return 0, err
 	}
-	// A folder keeps its name below the model's; a file lies there itself.
 	if !slices.ContainsFunc(list, func(b Blob) bool { return b.Name == prefix }) {
 		dir = filepath.Join(dir, path.Base(prefix))
 		prefix += "/"
 	}
 	n, err := c.downloadTo(ctx, k, prefix, dir, name)
 	if err == nil && n == 0 {
-		err = fault.NotFound("The model %q has no files at %s.", name+":"+version, m.Properties.ModelURI)
+		err = fault.NotFound("The model %q has no files.", name)
 	}
 	return n, err
 }

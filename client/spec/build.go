@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"lapis/fault"
@@ -60,6 +61,9 @@ func Check(ctx context.Context, d *Document, noun string, o Options) error {
 	if err := kindOf[noun].check(d, o); err != nil {
 		return err
 	}
+	if o.Target.Registry != "" && !slices.Contains([]string{"data", "environment", "model", "component"}, noun) {
+		return fault.Invalid("A registry holds data, environments, models and components, and no %s.", noun)
+	}
 	_, err := build(ctx, d, noun, o, &rehearsal{DryRun{Target: o.Target, Storage: "https://storage/container"}})
 	return err
 }
@@ -72,7 +76,10 @@ func (r *rehearsal) Code(_ context.Context, c *Content) (string, error) {
 	return r.Target.Path("codes", "code", "versions", "1"), nil
 }
 
-func (r *rehearsal) Upload(_ context.Context, c *Content, datastore string) (Place, error) {
+func (r *rehearsal) Upload(_ context.Context, c *Content, datastore string, _ Asset) (Place, error) {
+	if r.Target.Registry != "" {
+		return Place{URL: r.Storage + "/" + c.Name}, nil
+	}
 	if datastore == "" {
 		datastore = DefaultDatastore
 	}
@@ -159,6 +166,9 @@ func (b *builder) version(collection string) (string, bool, error) {
 	if v := b.root.str("version"); v != "" {
 		return v, false, nil
 	}
+	if b.Target.Registry != "" {
+		return "", false, b.root.fault("version", "this field is required in a registry.")
+	}
 	v, err := b.world.NextVersion(b.ctx, collection, b.root.str("name"))
 	return v, true, err
 }
@@ -233,6 +243,8 @@ func (b *builder) reference(n *Node, path, collection string) (string, error) {
 			return "", n.fault(path, "%q does not name a version. It reads azureml://registries/REGISTRY/%s/NAME/versions/VERSION or …/labels/latest.", s, collection)
 		}
 		return s, nil
+	case b.Target.Registry != "":
+		return "", n.fault(path, "%q: in a registry, only what lies in a registry can be referred to. Write azureml://registries/REGISTRY/%s/NAME/versions/VERSION.", s, collection)
 	case strings.HasPrefix(s, "azureml://"):
 		return "", n.fault(path, "%q does not refer to %s. Write azureml:NAME:VERSION, azureml:NAME@latest or azureml://registries/REGISTRY/%s/NAME/versions/VERSION.", s, collection, collection)
 	case strings.HasPrefix(s, "azureml:/"):

@@ -10,6 +10,10 @@ func (b *builder) data() (Result, error) {
 	if dataType == "" {
 		dataType = "uri_folder"
 	}
+	v, auto, err := b.version("data")
+	if err != nil {
+		return Result{}, err
+	}
 	at := b.root.get("path")
 	uri := at.text
 	var referenced []string
@@ -29,15 +33,13 @@ func (b *builder) data() (Result, error) {
 				return Result{}, err
 			}
 		}
-		place, err := b.world.Upload(b.ctx, c, b.root.str("datastore"))
+		place, err := b.world.Upload(b.ctx, c, b.root.str("datastore"), Asset{"data", b.root.str("name"), v})
 		if err != nil {
 			return Result{}, err
 		}
-		uri = "azureml://datastores/" + place.Datastore + "/paths/" + place.Path
-	}
-	v, auto, err := b.version("data")
-	if err != nil {
-		return Result{}, err
+		if uri = "azureml://datastores/" + place.Datastore + "/paths/" + place.Path; b.Target.Registry != "" {
+			uri = place.URL
+		}
 	}
 	p := map[string]any{
 		"dataType": dataType, "dataUri": uri,
@@ -70,8 +72,6 @@ func fits(c *Content, dataType string, n *Node, path string) error {
 		return n.fault(path, "%q is a folder, and the type is uri_file. Make the type uri_folder or name a file.", n.text)
 	case (dataType == "uri_folder" || dataType == "mltable") && !c.Folder:
 		return n.fault(path, "%q is a file, and the type is %s. Make the type uri_file or name a folder.", n.text, dataType)
-	case c.Folder && len(c.Files) == 0 && false:
-		return n.fault(path, "the folder %q is empty.", n.text)
 	}
 	return nil
 }

@@ -10,18 +10,18 @@ import (
 const AnonymousEnvironment = "CliV2AnonymousEnvironment"
 
 func (b *builder) environment() (Result, error) {
-	p, err := b.environmentProperties(b.root, "")
+	v, auto, err := b.version("environments")
 	if err != nil {
 		return Result{}, err
 	}
-	v, auto, err := b.version("environments")
+	p, err := b.environmentProperties(b.root, "", Asset{"environments", b.root.str("name"), v})
 	if err != nil {
 		return Result{}, err
 	}
 	return b.sendRequest(Request{Method: "PUT", Path: b.Target.Path("environments", b.root.str("name"), "versions", v), APIVersion: "2023-04-01-preview", Body: map[string]any{"properties": p}, Automatic: auto})
 }
 
-func (b *builder) environmentProperties(n *Node, path string) (map[string]any, error) {
+func (b *builder) environmentProperties(n *Node, path string, asset Asset) (map[string]any, error) {
 	image, build, conda := n.get("image"), n.get("build"), n.get("conda_file")
 	switch {
 	case image == nil && build == nil:
@@ -60,7 +60,7 @@ func (b *builder) environmentProperties(n *Node, path string) (map[string]any, e
 			if !c.Folder {
 				return nil, at.fault(join(path, "build.path"), "%q is a file. A build context is a folder with a Dockerfile.", at.text)
 			}
-			place, err := b.world.Upload(b.ctx, c, n.str("datastore"))
+			place, err := b.world.Upload(b.ctx, c, n.str("datastore"), asset)
 			if err != nil {
 				return nil, err
 			}
@@ -116,7 +116,7 @@ func (b *builder) environmentID(n *Node, path string) (string, error) {
 		n = d.Root
 	}
 	if n.kind == mapping {
-		p, err := b.environmentProperties(n, path)
+		p, err := b.environmentProperties(n, path, Asset{"environments", AnonymousEnvironment, "1"})
 		if err != nil {
 			return "", err
 		}
@@ -125,9 +125,13 @@ func (b *builder) environmentID(n *Node, path string) (string, error) {
 		if t := n.get("tags"); t != nil {
 			p["tags"] = tagsOf(t)
 		}
-		r.Path = b.Target.Path("environments", AnonymousEnvironment, "versions", contentHash(p))
+		version := contentHash(p)
+		r.Path = b.Target.Path("environments", AnonymousEnvironment, "versions", version)
 		if _, err := b.sendRequest(r); err != nil {
 			return "", err
+		}
+		if b.Target.Registry != "" {
+			return Asset{"environments", AnonymousEnvironment, version}.URI(b.Target.Registry), nil
 		}
 		return r.Path, nil
 	}

@@ -224,7 +224,7 @@ func (b *builder) input(v *Node, path string) (map[string]any, error) {
 		if err := fits(c, inputType, at, join(path, "path")); err != nil {
 			return nil, err
 		}
-		place, err := b.world.Upload(b.ctx, c, v.str("datastore"))
+		place, err := b.world.Upload(b.ctx, c, v.str("datastore"), Asset{})
 		if err != nil {
 			return nil, err
 		}

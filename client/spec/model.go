@@ -7,6 +7,10 @@ func (b *builder) model() (Result, error) {
 	if modelType == "" {
 		modelType = "custom_model"
 	}
+	v, auto, err := b.version("models")
+	if err != nil {
+		return Result{}, err
+	}
 	at := b.root.get("path")
 	uri := at.text
 	switch {
@@ -17,16 +21,15 @@ func (b *builder) model() (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		place, err := b.world.Upload(b.ctx, c, b.root.str("datastore"))
+		place, err := b.world.Upload(b.ctx, c, b.root.str("datastore"), Asset{"models", b.root.str("name"), v})
 		if err != nil {
 			return Result{}, err
 		}
 		uri = "azureml://subscriptions/" + b.Target.Subscription + "/resourcegroups/" + b.Target.ResourceGroup +
 			"/workspaces/" + b.Target.Workspace + "/datastores/" + place.Datastore + "/paths/" + place.Path
-	}
-	v, auto, err := b.version("models")
-	if err != nil {
-		return Result{}, err
+		if b.Target.Registry != "" {
+			uri = place.URL
+		}
 	}
 	p := map[string]any{
 		"modelType": modelType, "modelUri": uri,

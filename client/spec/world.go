@@ -14,6 +14,10 @@ type Target struct {
 	Subscription  string
 	ResourceGroup string
 	Workspace     string
+
+	// Registry is set for assets that go to a registry in place of a
+	// workspace.
+	Registry string
 }
 
 // Group is the path of the resource group.
@@ -21,9 +25,22 @@ func (t Target) Group() string {
 	return "/subscriptions/" + t.Subscription + "/resourceGroups/" + t.ResourceGroup
 }
 
-// Path is the resource id of the workspace, or of what the parts name in it.
+// Path is the resource id of the workspace, or registry, or of what the parts
+// name in it.
 func (t Target) Path(parts ...string) string {
-	return strings.Join(append([]string{t.Group() + "/providers/Microsoft.MachineLearningServices/workspaces/" + t.Workspace}, parts...), "/")
+	home := "/workspaces/" + t.Workspace
+	if t.Registry != "" {
+		home = "/registries/" + t.Registry
+	}
+	return strings.Join(append([]string{t.Group() + "/providers/Microsoft.MachineLearningServices" + home}, parts...), "/")
+}
+
+// Asset names a version: of `models`, `iris`, `1`.
+type Asset struct{ Collection, Name, Version string }
+
+// URI is the asset's address in a registry.
+func (a Asset) URI(registry string) string {
+	return "azureml://registries/" + registry + "/" + a.Collection + "/" + a.Name + "/versions/" + a.Version
 }
 
 // Request is one request, as a dry run prints it. The path is not escaped.
@@ -52,8 +69,9 @@ type World interface {
 	// Code stores a snapshot and gives the resource id of its code version.
 	Code(ctx context.Context, c *Content) (string, error)
 
-	// Upload stores content in a datastore, the default one if it is "".
-	Upload(ctx context.Context, c *Content, datastore string) (Place, error)
+	// Upload stores content in a datastore, the default one if it is "". In a
+	// registry, which has no datastores, it is stored with the asset.
+	Upload(ctx context.Context, c *Content, datastore string, asset Asset) (Place, error)
 
 	// NextVersion is the version for a new asset, such as `data` named
 	// `iris`, whose file names none.
@@ -101,8 +119,12 @@ func (d *DryRun) Code(ctx context.Context, c *Content) (string, error) {
 	if d.codes == nil {
 		d.codes = map[string]string{}
 	}
-	d.codes[key] = r.Path
-	return r.Path, nil
+	id := r.Path
+	if d.Target.Registry != "" {
+		id = Asset{"codes", guid, "1"}.URI(d.Target.Registry)
+	}
+	d.codes[key] = id
+	return id, nil
 }
 
 // CodeVersion is the request for the code whose files lie in the container:
@@ -121,7 +143,10 @@ func CodeVersion(t Target, name, container string, c *Content, hash string) Requ
 }
 
 // Upload implements World.
-func (d *DryRun) Upload(ctx context.Context, c *Content, datastore string) (Place, error) {
+func (d *DryRun) Upload(ctx context.Context, c *Content, datastore string, asset Asset) (Place, error) {
+	if d.Target.Registry != "" {
+		return Place{URL: strings.TrimSuffix(d.Storage, "/") + "/" + c.Name}, nil
+	}
 	sum, err := c.Upload()
 	if err != nil {
 		return Place{}, err

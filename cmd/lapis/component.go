@@ -12,6 +12,5 @@ func componentCommand() *cobra.Command {
   lapis component list --output table`)
 	n.create("create", "Create a component from a YAML file", "  lapis component create -f component.yml", nil, nil)
 	n.assetVerbs()
-	n.notYet("share", "Share a component with a registry")
 	return n.cmd
 }

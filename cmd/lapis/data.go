@@ -20,6 +20,5 @@ func dataCommand() *cobra.Command {
 	n.assetVerbs()
 	n.notYet("import", "Import data from elsewhere")
 	n.notYet("mount", "Mount data")
-	n.notYet("share", "Share data with a registry")
 	return n.cmd
 }

@@ -19,6 +19,5 @@ func environmentCommand() *cobra.Command {
 	f.field(cmd, "dockerfile-path", "", "build.dockerfile_path", "the Dockerfile in the build context")
 	f.field(cmd, "description", "d", "description", "description")
 	n.assetVerbs()
-	n.notYet("share", "Share an environment with a registry")
 	return n.cmd
 }

@@ -37,7 +37,6 @@ func modelCommand() *cobra.Command {
 	n.versionFlags(cmd, &version, &label)
 	cmd.Flags().StringVarP(&dir, "download-path", "p", ".", "folder to download to")
 	_ = cmd.MarkFlagDirname("download-path")
-	n.notYet("share", "Share a model with a registry")
 	n.notYet("package", "Package a model")
 	return n.cmd
 }

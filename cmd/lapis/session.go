@@ -18,6 +18,7 @@ type scopeFlags struct {
 	subscription string
 	group        string
 	workspace    string
+	registry     string // in place of a workspace, for nouns that registries hold
 }
 
 func (s *scopeFlags) register(cmd *cobra.Command) {
@@ -99,7 +100,9 @@ func (s *scopeFlags) offline() spec.Target {
 			t = client.Over(t, c.Target)
 		}
 	}
-	return client.Over(t, s.target())
+	t = client.Over(t, s.target())
+	t.Registry = s.registry
+	return t
 }
 
 // session is a client, and the terminal it reports to.
@@ -120,6 +123,11 @@ func (s *scopeFlags) open(cmd *cobra.Command) (*session, error) {
 		return nil, err
 	}
 	p := newProgress(cmd.ErrOrStderr())
+	if s.registry != "" {
+		if k, err = k.InRegistry(cmd.Context(), s.registry); err != nil {
+			return nil, err
+		}
+	}
 	k.Progress = p.bar
 	k.Waiting = func(error) { p.stage("The server is away; waiting for it to come back …") }
 	return &session{Client: k, progress: p, out: p.over(cmd.OutOrStdout())}, nil
