@@ -17,6 +17,7 @@ import (
 	"lapis/ml"
 	"lapis/ml/blob"
 	"lapis/ml/registry"
+	"lapis/ml/trace"
 	"lapis/ml/tracking"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -35,6 +36,7 @@ const maxBody = 16 << 20
 type Config struct {
 	Tracking  *tracking.Service
 	Registry  *registry.Registry
+	Traces    *trace.Service
 	Resources resource.Store
 	Blobs     blob.Store
 
@@ -114,6 +116,7 @@ func New(config Config) *Server {
 	s.artifactRoutes()
 	s.modelRoutes()
 	s.registryRoutes()
+	s.traceRoutes()
 	return s
 }
 
@@ -268,7 +271,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 // notOffered are parts of MLflow that are left out, by the start of their path.
 var notOffered = []string{
 	"3.0/mlflow/gateway/", "2.0/mlflow/gateway/", "3.0/mlflow/mcp-servers", "3.0/mlflow/review-queues",
-	"3.0/mlflow/label-schemas", "3.0/mlflow/prompt-optimization/", "3.0/mlflow/traces", "2.0/mlflow/traces",
+	"3.0/mlflow/label-schemas", "3.0/mlflow/prompt-optimization/", "3.0/mlflow/traces/", "2.0/mlflow/traces",
 	"3.0/mlflow/scorers", "3.0/mlflow/datasets", "3.0/mlflow/issues", "2.0/mlflow/webhooks", "3.0/mlflow/workspaces",
 	"3.0/jobs",
 }

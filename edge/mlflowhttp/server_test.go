@@ -15,6 +15,7 @@ import (
 	"lapis/ml"
 	"lapis/ml/model"
 	"lapis/ml/registry"
+	"lapis/ml/trace"
 	"lapis/ml/tracking"
 	"lapis/ml/workspace"
 	"lapis/resource"
@@ -88,7 +89,7 @@ func serve(t testing.TB) (url string, runs *sqldb.Tracking) {
 	}
 	service := tracking.New(runs)
 	s := httptest.NewServer(mlflowhttp.New(mlflowhttp.Config{
-		Tracking: service, Registry: registry.New(m, service), Resources: resources, Blobs: blobs,
+		Tracking: service, Registry: registry.New(m, service), Traces: trace.New(sqldb.NewTraces(db), service), Resources: resources, Blobs: blobs,
 		Resolve: func(r *http.Request) (ml.Site, string, error) { return site, r.URL.Path, nil },
 		Authenticate: func(next http.Handler, _ func(http.ResponseWriter, *http.Request, error)) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

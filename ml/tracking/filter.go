@@ -2,6 +2,7 @@ package tracking
 
 import (
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -19,7 +20,29 @@ const (
 	param
 	tag
 	datasetOf
+	metadata // and what follows: of traces
+	span
+	feedback
+	expectation
 )
+
+// Kinds of what a clause speaks of, for packages that match their own things.
+const (
+	OfAttribute   = "attribute"
+	OfTag         = "tag"
+	OfMetadata    = "metadata"
+	OfSpan        = "span"
+	OfFeedback    = "feedback"
+	OfExpectation = "expectation"
+)
+
+// Of returns the kind of what the clause speaks of.
+func (c *Clause) Of() string {
+	return [...]string{OfAttribute, "metric", "parameter", OfTag, "dataset", OfMetadata, OfSpan, OfFeedback, OfExpectation}[c.of]
+}
+
+// MatchesKey tells whether a value passes, or that it is missing.
+func (c *Clause) MatchesKey(s string, there bool) bool { return c.matchesKey(s, there) }
 
 // Clause is one comparison of a filter; a filter is clauses joined by AND.
 type Clause struct {
@@ -30,6 +53,9 @@ type Clause struct {
 	Number float64
 	Values []string // of IN and NOT IN
 	like   *pattern
+
+	regular   *regexp.Regexp
+	IsNumeric bool // of feedback and expectations: Number is compared
 }
 
 // Tag returns the key of the tag that the clause compares, if it does.
@@ -45,7 +71,8 @@ type Grammar struct {
 	text     map[string]string // string attributes: spelling → attribute
 	number   map[string]string // number attributes
 	lists    []string          // attributes that take IN; nil = all
-	null     bool              // params and tags take IS [NOT] NULL
+	null     bool              // params, tags and the like take IS [NOT] NULL
+	regular  bool              // strings take RLIKE
 	tagLists bool              // params and tags take IN
 }
 
@@ -115,6 +142,18 @@ var (
 		names:    "['tag', 'attribute']",
 		text:     names("name", "run_id", "source_path"),
 		number:   names("version_number"),
+	}
+	TraceGrammar = &Grammar{
+		entities: map[string]entity{
+			"attribute": attribute, "attributes": attribute, "trace": attribute, "tag": tag, "tags": tag,
+			"metadata": metadata, "request_metadata": metadata, "span": span, "feedback": feedback, "expectation": expectation,
+		},
+		names: "{'attribute', 'tag', 'request_metadata', 'span', 'feedback', 'expectation'}",
+		text:  names("request_id", "status", "client_request_id", "name", "run_id", "prompt", "text"),
+		number: names("timestamp", "timestamp_ms=timestamp", "execution_time", "execution_time_ms=execution_time",
+			"end_time", "end_time_ms=end_time"),
+		lists: []string{"client_request_id", "name", "request_id", "run_id", "status"},
+		null:  true, regular: true,
 	}
 )
 
@@ -301,7 +340,7 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 		return c, nil, err
 	}
 	if c.Op == "IS NULL" || c.Op == "IS NOT NULL" {
-		if !g.null || c.of != tag && c.of != param {
+		if !g.null || c.of == attribute || c.of == metric || c.of == datasetOf || c.of == span {
 			return c, nil, invalid("IS NULL / IS NOT NULL is only supported for tags and params, not for '%s' '%s'", list[0].text, c.Key)
 		}
 		return c, rest, nil
@@ -335,6 +374,10 @@ func (g *Grammar) name(text string) (entity, string, error) {
 			return of, to, nil
 		}
 		return 0, "", invalid("Invalid attribute key '%s' specified. Valid keys are '%s'", key, g.attributes())
+	case span:
+		if key != "name" && key != "type" && key != "status" && key != "content" && !strings.HasPrefix(key, "attributes.") {
+			return 0, "", invalid("Invalid span attribute '%s'. Supported attributes: name, status, type, content, attributes.<key>.", key)
+		}
 	case datasetOf:
 		if key != "name" && key != "digest" && key != "context" {
 			return 0, "", invalid("Invalid dataset key '%s' specified. Valid keys are '{'name', 'digest', 'context'}'", key)
@@ -379,7 +422,9 @@ func unquote(s string) string {
 var (
 	numberOps = []string{">", ">=", "!=", "=", "<", "<="}
 	textOps   = []string{"!=", "=", "LIKE", "ILIKE"}
-	listOps   = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
+
+	patternOps = []string{"!=", "=", "LIKE", "ILIKE", "RLIKE"}
+	listOps    = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
 )
 
 func allowed(op string, ops []string) error {
@@ -396,6 +441,17 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 	t := list[0]
 	_, isNumber := g.number[c.Key]
 	isNumber = isNumber && c.of == attribute
+	if (c.of == feedback || c.of == expectation) && (t.kind == 'n' || strings.ContainsAny(c.Op, "<>")) {
+		if t.kind != 'n' {
+			return nil, invalid("Expected numeric value type for %s. Found %s", c.Of(), t.text)
+		}
+		if c.Op != ">" && c.Op != ">=" && c.Op != "<" && c.Op != "<=" {
+			return nil, invalid("Expected a quoted string value for %s. Got value %s", c.Of(), t.text)
+		}
+		c.IsNumeric = true
+		c.Number, _ = strconv.ParseFloat(t.text, 64)
+		return list[1:], nil
+	}
 	if isNumber || c.of == metric {
 		if t.kind != 'n' {
 			if c.of == metric {
@@ -423,10 +479,22 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 		}
 		return nil, invalid("Expected a quoted string value for attributes. Got value %s", t.text)
 	}
-	if err := allowed(c.Op, textOps); err != nil {
+	ops := textOps
+	if g.regular {
+		ops = patternOps
+	}
+	if err := allowed(c.Op, ops); err != nil {
 		return nil, err
 	}
 	c.Text = unquote(t.text)
+	if c.Op == "RLIKE" {
+		re, err := regexp.Compile(c.Text)
+		if err != nil {
+			return nil, invalid("Invalid regular expression '%s': %v", c.Text, err)
+		}
+		c.regular = re
+		return list[1:], nil
+	}
 	if strings.HasSuffix(c.Op, "LIKE") {
 		c.like = newPattern(c.Text, c.Op == "ILIKE")
 	}
@@ -489,6 +557,8 @@ func (c *Clause) Matches(s string) bool {
 		return s == c.Text
 	case "!=":
 		return s != c.Text
+	case "RLIKE":
+		return c.regular.MatchString(s)
 	case "LIKE", "ILIKE":
 		return c.like.match(s)
 	case "IN":
@@ -611,8 +681,8 @@ func (g *Grammar) ParseOrder(s string) (Order, error) {
 	}
 	var err error
 	o.of, o.Key, err = g.name(list[0].text)
-	if err == nil && o.of == datasetOf {
-		err = invalid("Invalid order_by entity 'dataset': order by a metric, parameter, tag or attribute.")
+	if err == nil && (o.of == datasetOf || o.of >= metadata) {
+		err = invalid("Invalid order_by entity: order by a metric, parameter, tag or attribute.")
 	}
 	return o, err
 }

@@ -930,3 +930,21 @@ func (m *LoggedModel) AddMetric(run string, p Metric) {
 	}
 	m.Metrics = append(m.Metrics, one)
 }
+
+// Value is a text or a number to sort by, or nothing, which comes last.
+type Value struct {
+	Text    string
+	Number  float64
+	Missing bool
+}
+
+// Compare puts two values in the order of o.
+func (o Order) Compare(a, b Value) int {
+	value := func(v Value) sortValue {
+		if v.Missing {
+			return sortValue{rank: 2}
+		}
+		return sortValue{text: v.Text, number: v.Number}
+	}
+	return o.compare(value(a), value(b))
+}

@@ -166,3 +166,51 @@ def test_prompts_are_kept_apart_from_models(client):
     assert mlflow.genai.load_prompt(f"prompts:/{name}/1").template == "Hello {{name}}"
     assert name not in [m.name for m in client.search_registered_models(max_results=1000)]
     assert name in [p.name for p in mlflow.genai.search_prompts()]
+
+
+def test_traces_come_back_with_their_spans(client, experiment):
+    @mlflow.trace
+    def inner(x):
+        return x + 1
+
+    @mlflow.trace(attributes={"k": "v"})
+    def outer(x):
+        mlflow.update_current_trace(tags={"t": "v"})
+        return {"a": inner(x), "list": [1, 2.5, None, "ü"]}
+
+    @mlflow.trace
+    def bad():
+        raise ValueError("oops")
+
+    outer(3)
+    with mlflow.start_run() as active:
+        outer(4)
+    with pytest.raises(ValueError):
+        bad()
+    mlflow.flush_trace_async_logging()
+    where = {"locations": [experiment.experiment_id], "return_type": "list"}
+    traces = mlflow.search_traces(**where)
+    assert [len(t.data.spans) for t in traces] == [1, 2, 2]
+    assert [t.info.state.value for t in traces] == ["ERROR", "OK", "OK"]
+    root = next(s for s in traces[1].data.spans if s.parent_id is None)
+    assert root.name == "outer" and root.inputs == {"x": 4} and root.get_attribute("k") == "v"
+    assert root.outputs == {"a": 5, "list": [1, 2.5, None, "ü"]}
+    assert traces[0].data.spans[0].events[0].attributes["exception.message"] == "oops"
+
+    trace = traces[0].info.trace_id
+    good = mlflow.log_feedback(trace_id=trace, name="good", value=0.75, rationale="because")
+    mlflow.log_expectation(trace_id=trace, name="want", value="this")
+    mlflow.update_assessment(trace, good.assessment_id, mlflow.entities.Feedback(name="good", value=0.25))
+    assert mlflow.get_assessment(trace, good.assessment_id).value == 0.25
+    mlflow.set_trace_tag(trace, "z", "1")
+    client.link_traces_to_run([trace], active.info.run_id)
+    for text, found in {
+        "tags.t = 'v'": 2, "tags.z IS NULL": 2, "trace.status = 'ERROR'": 1, "trace.name LIKE 'out%'": 2, "feedback.good < 0.5": 1,
+        "feedback.good > 0.5": 0, "expectation.want = 'this'": 1, "span.name = 'inner'": 2, "span.attributes.k = 'v'": 2, "timestamp_ms > 0": 3,
+        f"run_id = '{active.info.run_id}'": 2, "span.type = 'UNKNOWN' AND trace.name RLIKE '^b'": 1,
+    }.items():
+        assert len(mlflow.search_traces(filter_string=text, **where)) == found, text
+    assert client.delete_traces(experiment.experiment_id, trace_ids=[trace]) == 1
+    assert len(mlflow.search_traces(**where)) == 2
+    with pytest.raises(MlflowException, match="not found"):
+        client.delete_trace_tag(trace, "z")
