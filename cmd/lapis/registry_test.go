@@ -138,3 +138,66 @@ func TestRegistriesShareWhatWorkspacesUse(t *testing.T) {
 		s.ask(t, token, "GET", plane+model, "", 404)
 	})
 }
+
+func TestOutputsWithANameBecomeVersions(t *testing.T) {
+	s := start(t, t.TempDir())
+	token := clientToken(t, s)
+	ws := s.workspace(t)
+	env := ws + "/environments/plain/versions/1"
+	s.ask(t, token, "PUT", env, `{"properties":{"image":"library/python:latest"}}`, 201)
+	put := func(name, command, rest string, want int) map[string]any {
+		return s.ask(t, token, "PUT", ws+"/jobs/"+name, fmt.Sprintf(`{"properties":{"jobType":"Command","command":%q,"environmentId":%q,"experimentName":"e",%s}}`, command, env, rest), want)
+	}
+	const write = "echo hi > ${{outputs.o}}/f.txt"
+	t.Run("the next version each time, though jobs end at once", func(t *testing.T) {
+		for _, job := range []string{"a", "b", "c"} {
+			put(job, write, `"outputs":{"o":{"jobOutputType":"uri_folder","assetName":"made"}}`, 201)
+		}
+		for _, job := range []string{"a", "b", "c"} {
+			if got := s.await(t, token, job, "Completed", "Failed"); got != "Completed" {
+				t.Fatal(job, got)
+			}
+		}
+		if got := names(s.ask(t, token, "GET", ws+"/data/made/versions", "", 200)); got != "1 2 3" {
+			t.Errorf("versions %q", got)
+		}
+	})
+	t.Run("the version that the job asks for, as data and as a model", func(t *testing.T) {
+		put("d", "echo w > ${{outputs.m}}/w; "+write, `"outputs":{"o":{"jobOutputType":"uri_folder","assetName":"made","assetVersion":"9"},"m":{"jobOutputType":"custom_model","assetName":"model"}}`, 201)
+		if got := s.await(t, token, "d", "Completed", "Failed"); got != "Completed" {
+			t.Fatal(got)
+		}
+		s.ask(t, token, "GET", ws+"/data/made/versions/9", "", 200)
+		if m := s.ask(t, token, "GET", ws+"/models/model/versions/1", "", 200); at(m, "properties", "jobName") != "d" {
+			t.Error(m)
+		}
+		m := put("e", write, `"outputs":{"o":{"jobOutputType":"uri_folder","assetName":"made","assetVersion":"9"}}`, 400)
+		if at(m, "error", "target") != "properties.outputs.o.assetVersion" {
+			t.Error(m)
+		}
+		put("e", write, `"outputs":{"o":{"jobOutputType":"uri_folder","assetVersion":"9"}}`, 400)
+	})
+	t.Run("every mode of an input gives the same", func(t *testing.T) {
+		for _, mode := range []string{"ReadOnlyMount", "ReadWriteMount", "Download", "EvalMount", "EvalDownload"} {
+			put("in"+mode, "grep -q hi ${{inputs.d}}/f.txt", `"inputs":{"d":{"jobInputType":"uri_folder","uri":"azureml:made:9","mode":"`+mode+`"}}`, 201)
+		}
+		put("direct", `test "$AZURE_ML_INPUT_d" = "${{inputs.d}}" && case "${{inputs.d}}" in azureml://subscriptions/*/paths/azureml/d/o/) ;; *) exit 1;; esac`,
+			`"inputs":{"d":{"jobInputType":"uri_folder","uri":"azureml:made:9","mode":"Direct"}}`, 201)
+		for _, job := range []string{"inReadOnlyMount", "inReadWriteMount", "inDownload", "inEvalMount", "inEvalDownload", "direct"} {
+			if got := s.await(t, token, job, "Completed", "Failed"); got != "Completed" {
+				t.Error(job, got)
+			}
+		}
+		put("bad", "ls", `"inputs":{"d":{"jobInputType":"uri_folder","uri":"azureml:made:9","mode":"Teleport"}}`, 400)
+		put("bad", "ls", `"outputs":{"d":{"jobOutputType":"uri_folder","mode":"Download"}}`, 400)
+		put("bad", "ls", `"inputs":{"d":{"jobInputType":"uri_folder","uri":"https://example.com/folder"}}`, 400)
+	})
+	t.Run("what nobody named is left out of lists", func(t *testing.T) {
+		if got := names(s.ask(t, token, "GET", ws+"/data", "", 200)); got != "made" {
+			t.Errorf("data %q", got)
+		}
+		if got := names(s.ask(t, token, "GET", ws+"/data?listViewType=All", "", 200)); !strings.Contains(got, "azureml_d_output_data_o") {
+			t.Errorf("all data %q", got)
+		}
+	})
+}

@@ -226,6 +226,18 @@ func (k Kind) unmoved(c *resource.Change, p resource.Document) error {
 	return nil
 }
 
+// anonymous tells whether nobody gave the version its name: what holds only such
+// versions is left out of ordinary lists.
+func anonymous(properties json.RawMessage) bool { return flagged(properties, "isAnonymous") }
+
+func archived(properties json.RawMessage) bool { return flagged(properties, "isArchived") }
+
+func flagged(properties json.RawMessage, name string) bool {
+	p, err := resource.ParseDocument(properties)
+	var b bool
+	return err == nil && json.Unmarshal(p[name], &b) == nil && b
+}
+
 func orNull(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 {
 		return json.RawMessage("null")
@@ -241,6 +253,10 @@ func (k Kind) count(ctx context.Context, store resource.Store, c *resource.Chang
 	version := c.New.ID.Name()
 	held, err := store.Get(ctx, id)
 	switch {
+	case err == nil && held.Archived && !anonymous(c.New.Properties) && !archived(held.Properties):
+		// Versions that a platform or a client made by itself were all there was.
+		held.Archived = false
+		c.Batch.Puts = append(c.Batch.Puts, resource.Write{Expect: held.Etag, Resource: held, Keep: true})
 	case err == nil:
 		c.Rely(held)
 	case fault.Is(err, fault.Missing):
@@ -248,7 +264,7 @@ func (k Kind) count(ctx context.Context, store resource.Store, c *resource.Chang
 			return err
 		}
 		c.Batch.Puts = append(c.Batch.Puts, resource.Write{Expect: resource.Absent, Resource: resource.Resource{
-			ID: id, Created: c.New.Created, Updated: c.New.Updated,
+			ID: id, Created: c.New.Created, Updated: c.New.Updated, Archived: anonymous(c.New.Properties),
 			Properties: json.RawMessage(`{"isArchived":false,"properties":{},"tags":{}}`)}})
 	default:
 		return err

@@ -6,12 +6,9 @@ import (
 	"strings"
 
 	"lapis/fault"
-	"lapis/ml/asset"
 	"lapis/ml/compute"
-	"lapis/ml/data"
 	"lapis/ml/job"
 	"lapis/ml/tracking"
-	"lapis/resource"
 )
 
 // ending is how a job ends.
@@ -141,83 +138,4 @@ func lastWords(lines string) string {
 		return ""
 	}
 	return line
-}
-
-// register makes a data asset of each output that is there, under the name that
-// clients expect.
-func (d *Dispatcher) register(ctx context.Context, w demand, sizes map[string]int64) (map[string]tracking.Asset, error) {
-	outputs := map[string]tracking.Asset{}
-	for name, out := range w.job.Outputs {
-		if _, there := sizes[name]; !there {
-			continue
-		}
-		at, err := data.Locate(ctx, d.Resources, w.site.ID, out.URI)
-		if err != nil {
-			return outputs, err
-		}
-		uri := out.URI
-		if at.Datastore != "" {
-			uri = w.site.DatastoreURI(at.Datastore, at.Path)
-		}
-		kind := strings.ToLower(out.Kind)
-		// A model is a folder as well: the SDK asks for outputs that are data
-		// assets alone, its call for models is broken in 1.35.2.
-		dataType := kind
-		if strings.HasSuffix(kind, "_model") {
-			dataType = "uri_folder"
-		}
-		asset := "azureml_" + w.run.ID + "_output_data_" + name
-		id := w.site.ID.Child("data", asset).Child("versions", "1")
-		if err := d.Register(ctx, id, map[string]any{"dataType": dataType, "dataUri": uri, "isAnonymous": true}); err != nil {
-			return outputs, err
-		}
-		a := tracking.Asset{Type: kind, URI: uri, AssetID: "azureml://locations/" + w.site.Location + "/workspaces/" + w.site.GUID + "/data/" + asset + "/versions/1"}
-		outputs[name] = a
-		if out.AssetName != "" {
-			if err := d.registerAs(ctx, w, out, kind, uri); err != nil {
-				return outputs, err
-			}
-		}
-	}
-	return outputs, nil
-}
-
-// registerAs makes the version of the asset that the user named for an output.
-// It may be repeated: what this job has made already is left as it is.
-func (d *Dispatcher) registerAs(ctx context.Context, w demand, out job.Output, kind, uri string) error {
-	segment, of, at := "data", "dataType", "dataUri"
-	if strings.HasSuffix(kind, "_model") {
-		segment, of, at = "models", "modelType", "modelUri"
-	}
-	container := w.site.ID.Child(segment, out.AssetName)
-	if container.Zero() {
-		return fault.Invalid("The output's name %q is no name for an asset.", out.AssetName)
-	}
-	version := out.AssetVersion
-	if version == "" {
-		newest, err := asset.Newest(ctx, d.Resources, container)
-		if err != nil && !fault.Is(err, fault.Missing) {
-			return err
-		}
-		if err == nil {
-			p, err := resource.ParseDocument(newest.Properties)
-			if err != nil {
-				return err
-			}
-			if p.Text(at) == uri {
-				return nil
-			}
-		}
-		if version, err = asset.Next(ctx, d.Resources, container); err != nil {
-			return err
-		}
-	}
-	properties := map[string]any{of: kind, at: uri}
-	if out.Description != "" {
-		properties["description"] = out.Description
-	}
-	if segment == "models" {
-		properties["jobName"] = w.run.ID
-	}
-	return d.Register(ctx, container.Child("versions", version), properties)
 }

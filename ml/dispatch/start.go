@@ -192,7 +192,7 @@ func (d *Dispatcher) run(ctx context.Context, w demand) error {
 	return nil
 }
 
-var inputReference = regexp.MustCompile(`\$\{\{\s*inputs\.([A-Za-z0-9_]+)\s*\}\}`)
+var ioReference = regexp.MustCompile(`\$\{\{\s*(inputs|outputs)\.([A-Za-z0-9_]+)\s*\}\}`)
 
 // task says what the runtime is to run.
 func (d *Dispatcher) task(ctx context.Context, w demand, r tracking.Run) (compute.Task, error) {
@@ -212,9 +212,17 @@ func (d *Dispatcher) task(ctx context.Context, w demand, r tracking.Run) (comput
 	// The user's variables come first: they cannot take the place of those by
 	// which the job finds the server.
 	env := map[string]string{}
+	addresses, err := d.addresses(ctx, site, j)
+	if err != nil {
+		return compute.Task{}, err
+	}
 	literal := func(text string) string {
-		return inputReference.ReplaceAllStringFunc(text, func(m string) string {
-			if in, ok := j.Inputs[inputReference.FindStringSubmatch(m)[1]]; ok && in.Literal() {
+		return ioReference.ReplaceAllStringFunc(text, func(m string) string {
+			found := ioReference.FindStringSubmatch(m)
+			if address, ok := addresses[found[1]+"."+found[2]]; ok {
+				return address
+			}
+			if in, ok := j.Inputs[found[2]]; ok && found[1] == "inputs" && in.Literal() {
 				return job.LiteralText(in.Value)
 			}
 			return m
@@ -247,10 +255,10 @@ func (d *Dispatcher) task(ctx context.Context, w demand, r tracking.Run) (comput
 		}
 		t.Code = []compute.Tree{code}
 	}
-	if t.Inputs, err = d.inputs(ctx, site, j, env); err != nil {
+	if t.Inputs, err = d.inputs(ctx, site, j, env, addresses); err != nil {
 		return t, err
 	}
-	t.Outputs, err = d.outputs(ctx, site, j)
+	t.Outputs, err = d.outputs(ctx, site, j, env, addresses)
 	return t, err
 }
 
@@ -312,9 +320,40 @@ func folder(path string) string {
 	return path + "/"
 }
 
+// addresses are where the inputs and outputs lie that the command wants to
+// reach by itself, by "inputs.name" and "outputs.name".
+func (d *Dispatcher) addresses(ctx context.Context, site ml.Site, j job.Job) (map[string]string, error) {
+	found := map[string]string{}
+	find := func(key, uri string) error {
+		at, err := data.Locate(ctx, d.Resources, site.ID, uri)
+		if err != nil {
+			return err
+		}
+		if found[key] = uri; at.Datastore != "" {
+			found[key] = site.DatastoreURI(at.Datastore, at.Path)
+		}
+		return nil
+	}
+	for name, in := range j.Inputs {
+		if in.Direct() && !in.Literal() {
+			if err := find("inputs."+name, in.URI); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for name, out := range j.Outputs {
+		if out.Direct() {
+			if err := find("outputs."+name, out.URI); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return found, nil
+}
+
 // inputs are the inputs that have to be copied; literals stand in the command,
 // and in variables of their own.
-func (d *Dispatcher) inputs(ctx context.Context, site ml.Site, j job.Job, env map[string]string) ([]compute.Input, error) {
+func (d *Dispatcher) inputs(ctx context.Context, site ml.Site, j job.Job, env, addresses map[string]string) ([]compute.Input, error) {
 	var inputs []compute.Input
 	for _, name := range sorted(j.Inputs) {
 		in := j.Inputs[name]
@@ -326,8 +365,9 @@ func (d *Dispatcher) inputs(ctx context.Context, site ml.Site, j job.Job, env ma
 		if err != nil {
 			return nil, err
 		}
-		if strings.EqualFold(in.Mode, "direct") {
-			env["AZURE_ML_INPUT_"+name] = in.URI
+		if in.Direct() {
+			env["AZURE_ML_INPUT_"+name] = addresses["inputs."+name]
+			continue
 		}
 		input := compute.Input{Name: name, Path: "inputs/" + name, File: in.File(), URL: at.URL, From: compute.Tree{Container: at.Container, Prefix: at.Path}}
 		if file := base(at); input.File && file != "" {
@@ -353,10 +393,14 @@ func base(at data.Location) string {
 	return path[strings.LastIndexByte(path, '/')+1:]
 }
 
-func (d *Dispatcher) outputs(ctx context.Context, site ml.Site, j job.Job) ([]compute.Output, error) {
+func (d *Dispatcher) outputs(ctx context.Context, site ml.Site, j job.Job, env, addresses map[string]string) ([]compute.Output, error) {
 	var outputs []compute.Output
 	for _, name := range sorted(j.Outputs) {
 		out := j.Outputs[name]
+		if out.Direct() {
+			env["AZURE_ML_OUTPUT_"+name] = addresses["outputs."+name]
+			continue
+		}
 		at, err := data.Locate(ctx, d.Resources, site.ID, out.URI)
 		if err != nil {
 			return nil, err

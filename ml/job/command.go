@@ -41,6 +41,13 @@ var (
 	outputKinds = map[string]bool{"uri_file": true, "uri_folder": true, "mltable": true, "custom_model": true, "mlflow_model": true, "triton_model": true}
 )
 
+// inputModes and outputModes are how data comes and goes, in lower case. On one
+// machine a mount, a download and an upload are the same copies.
+var (
+	inputModes  = map[string]bool{"": true, "readonlymount": true, "readwritemount": true, "download": true, "direct": true, "evalmount": true, "evaldownload": true}
+	outputModes = map[string]bool{"": true, "readwritemount": true, "upload": true, "direct": true}
+)
+
 // Admit checks that all the job names exists, and fills in where its outputs go.
 func (k Command) Admit(ctx context.Context, c *resource.Change, j *Job, p resource.Document) error {
 	workspace := c.New.ID.Parent()
@@ -216,6 +223,9 @@ func (k Command) inputs(ctx context.Context, workspace resource.ID, j *Job) erro
 		if !inputKinds[strings.ToLower(in.Kind)] {
 			return invalid(field+".jobInputType", "is %q; it must be literal, uri_file, uri_folder, mltable or a kind of model", in.Kind)
 		}
+		if !inputModes[strings.ToLower(in.Mode)] {
+			return invalid(field+".mode", "is %q; it must be ReadOnlyMount, ReadWriteMount, Download, Direct, EvalMount or EvalDownload", in.Mode)
+		}
 		if in.Literal() {
 			if in.Value == nil {
 				return invalid(field+".value", "is required")
@@ -225,7 +235,11 @@ func (k Command) inputs(ctx context.Context, workspace resource.ID, j *Job) erro
 		if in.URI == "" {
 			return invalid(field+".uri", "is required: where the data lies")
 		}
-		if _, err := data.Locate(ctx, k.Resources, workspace, in.URI); err != nil {
+		at, err := data.Locate(ctx, k.Resources, workspace, in.URI)
+		if err == nil && at.URL != "" && !in.File() {
+			return invalid(field+".jobInputType", "is %s, but %q is an address outside of this server, which is one file; use uri_file", in.Kind, clip(in.URI))
+		}
+		if err != nil {
 			if f := fault.Find(err); f != nil {
 				f.Message = fmt.Sprintf("Input '%s': %s", name, f.Message)
 				f.Target = "properties." + field
@@ -255,6 +269,12 @@ func (k Command) outputs(ctx context.Context, id resource.ID, j *Job, p resource
 		if !outputKinds[strings.ToLower(out.Kind)] {
 			return invalid(field+".jobOutputType", "is %q; it must be uri_file, uri_folder, mltable or a kind of model", out.Kind)
 		}
+		if !outputModes[strings.ToLower(out.Mode)] {
+			return invalid(field+".mode", "is %q; it must be ReadWriteMount, Upload or Direct", out.Mode)
+		}
+		if err := k.assetOf(ctx, id, field, out); err != nil {
+			return err
+		}
 		o := outputs.Object(name)
 		uri := strings.NewReplacer("${{name}}", id.Name(), "${{output_name}}", name).Replace(out.URI)
 		if uri == "" {
@@ -275,6 +295,39 @@ func (k Command) outputs(ctx context.Context, id resource.ID, j *Job, p resource
 	}
 	p["outputs"] = outputs.Raw()
 	return nil
+}
+
+// assetOf refuses an output that cannot become the version it names.
+func (k Command) assetOf(ctx context.Context, id resource.ID, field string, out Output) error {
+	if out.AssetName == "" {
+		if out.AssetVersion != "" {
+			return invalid(field+".assetVersion", "is %q, but the output has no 'assetName'; give both, or the name alone", out.AssetVersion)
+		}
+		return nil
+	}
+	segment := "data"
+	if strings.HasSuffix(strings.ToLower(out.Kind), "_model") {
+		segment = "models"
+	}
+	container := id.Parent().Child(segment, out.AssetName)
+	if container.Zero() || strings.ContainsAny(out.AssetName, "/:@") {
+		return invalid(field+".assetName", "is %q, which is no name of an asset", clip(out.AssetName))
+	}
+	if out.AssetVersion == "" {
+		return nil
+	}
+	version := container.Child("versions", out.AssetVersion)
+	if version.Zero() {
+		return invalid(field+".assetVersion", "is %q, which is no version of an asset", clip(out.AssetVersion))
+	}
+	_, err := k.Resources.Get(ctx, version)
+	if err == nil {
+		return invalid(field+".assetVersion", "is %q, but '%s:%s' exists; leave the version out to make the next one", out.AssetVersion, out.AssetName, out.AssetVersion)
+	}
+	if fault.Is(err, fault.Missing) {
+		return nil
+	}
+	return err
 }
 
 // references refuses a command that refers to what the job does not have.

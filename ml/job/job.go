@@ -54,6 +54,10 @@ func (in Input) Literal() bool { return strings.EqualFold(in.Kind, "literal") }
 // File tells whether the input is one file.
 func (in Input) File() bool { return strings.EqualFold(in.Kind, "uri_file") }
 
+// Direct tells whether the command gets the address of the data in place of a
+// path.
+func (in Input) Direct() bool { return strings.EqualFold(in.Mode, "Direct") }
+
 // Output is one named output.
 type Output struct {
 	Kind         string `json:"jobOutputType"`
@@ -66,6 +70,10 @@ type Output struct {
 
 // File tells whether the output is one file.
 func (o Output) File() bool { return strings.EqualFold(o.Kind, "uri_file") }
+
+// Direct tells whether the command gets the address of the output in place of a
+// path, and writes there by itself.
+func (o Output) Direct() bool { return strings.EqualFold(o.Mode, "Direct") }
 
 // Resources are what the job asks for.
 type Resources struct {
