@@ -38,7 +38,7 @@ func TestNoMutantIsTheServersFault(t *testing.T) {
 	values := []string{"null", "true", "-7", "1.5", "word", "''", "[1, two]", "{a: 1}", "[]", "{}", "2024-01-01", "99999999999", "a/b", "ü", strings.Repeat("x", 250)}
 	sent, taken, refused := 0, 0, 0
 	for _, noun := range spec.Nouns {
-		if noun == "connection" || noun == "registry" {
+		if noun == "connection" {
 			continue // not offered by the server yet
 		}
 		source, err := os.ReadFile(filepath.Join("..", "..", "client", "spec", "testdata", "every", noun+".yml"))
