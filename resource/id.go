@@ -101,6 +101,9 @@ func (id ID) Ancestor(t string) ID {
 // Child names a resource below this one: Child("jobs", "j1"). For the first
 // resource of a provider, kind is "Microsoft.X/things".
 func (id ID) Child(kind, name string) ID {
+	if strings.ContainsAny(name, "/%") { // it would be read as more than a name
+		return ID{}
+	}
 	sep := "/"
 	if strings.Contains(kind, ".") && strings.Contains(kind, "/") {
 		sep = "/providers/"
