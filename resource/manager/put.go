@@ -198,15 +198,13 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 	if t.Provision != nil {
 		m.Wake()
 	}
-	reply.Resource = *c.New
-	if c.Old != nil {
-		reply.Resource.Etag, reply.Resource.Born = c.Old.Etag, c.Old.Born
-		reply.Resource.Created = c.Old.Created
-		if unchanged {
-			reply.Resource.Updated = c.Old.Updated
-		}
-	} else {
+	switch reply.Resource = *c.New; {
+	case unchanged:
+		reply.Resource = *c.Old
+	case c.Old == nil:
 		reply.Resource.Born = seq
+	default:
+		reply.Resource.Born, reply.Resource.Created = c.Old.Born, c.Old.Created
 	}
 	if !unchanged {
 		reply.Resource.Etag, reply.Resource.Seq = resource.Etag(seq), seq
