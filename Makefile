@@ -39,7 +39,7 @@ demo: build $(UV)
 	@scripts/demo.sh
 
 .PHONY: test
-test: test-go test-sdk test-corpus test-crash
+test: test-go test-sdk test-az test-corpus test-crash
 	@$(PYTHON) tests/tally.py $(RESULTS)
 
 .PHONY: test-go
@@ -66,6 +66,11 @@ test-crash: build .tools/sdk/ready
 .PHONY: test-corpus
 test-corpus: build .tools/sdk/ready
 	tests/run.sh .tools/sdk $(RESULTS)/corpus.xml tests/corpus $(ARGS)
+
+# The az command line, unmodified.
+.PHONY: test-az
+test-az: build .tools/sdk/ready .tools/az/ready
+	LAPIS_AZ=$(CURDIR)/.tools/az/bin/az tests/run.sh .tools/sdk $(RESULTS)/az.xml tests/az $(ARGS)
 
 .PHONY: soak
 soak: build .tools/sdk/ready

@@ -36,6 +36,9 @@ LARGE = {
     SINGLE + "tensorflow/mnist-distributed/job.yml": "TensorFlow",
 }
 
+# What the server does not do yet; it says so by the name of the field.
+REFUSED = {"mnist-distributed/job.yml": "resources.instanceCount"}
+
 # What a job of the name must have said or left, beyond having completed.
 SAYS = {
     "hello-code.yml": ["hello-iris.py"],
@@ -180,9 +183,8 @@ def tally(request):
     """The paths of what ran; their number is printed at the end."""
     ran = []
     yield ran
-    request.config.pluginmanager.getplugin("terminalreporter").write_line(
-        f"\n{len(ran)} of {len(runnable())} runnable command jobs of the corpus ran, of {len(chosen())} tried"
-    )
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{len(ran)} of the corpus's {len(runnable())} runnable command jobs ran, {len(chosen())} were tried")
 
 
 @pytest.mark.timeout(1800)
@@ -195,6 +197,10 @@ def test_the_job_runs(path, tree, public, tally, tmp_path):
         if address.startswith("https://azuremlexamples.blob.core.windows.net/datasets/"):
             field = "inputs.iris_csv" + (".path" if field == "path" else "")
             change += ["--set", f"{field}={public}/{address.rsplit('/', 1)[1]}"]
+    if field := of(REFUSED, path):
+        refused = lapis("job", "create", "-f", tree / path, check=False)
+        assert refused.returncode and field in refused.stderr
+        pytest.skip(refused.stderr.strip())
     made = lapis("job", "create", "-f", tree / path, *change)
     name = json.loads(made.stdout)["name"]
 
