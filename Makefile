@@ -39,7 +39,7 @@ demo: build $(UV)
 	@scripts/demo.sh
 
 .PHONY: test
-test: test-go test-sdk test-az test-corpus test-crash
+test: test-go test-sdk test-sdk-1.15 test-az test-corpus test-crash
 	@$(PYTHON) tests/tally.py $(RESULTS)
 
 .PHONY: test-go
@@ -52,10 +52,11 @@ test-go: $(UV) .tools/sdk/ready
 test-sdk: build .tools/sdk/ready
 	tests/run.sh .tools/sdk $(RESULTS)/sdk.xml tests/sdk $(ARGS)
 
-# The same walk with the oldest SDK that is still in use.
+# The same walk with the oldest SDK that is still in use; MLflow's own client is
+# the same in both.
 .PHONY: test-sdk-1.15
 test-sdk-1.15: build .tools/sdk-1.15/ready
-	tests/run.sh .tools/sdk-1.15 $(RESULTS)/sdk-1.15.xml tests/sdk $(ARGS)
+	tests/run.sh .tools/sdk-1.15 $(RESULTS)/sdk-1.15.xml tests/sdk --ignore-glob '*/test_mlflow*' $(ARGS)
 
 .PHONY: test-crash
 test-crash: build .tools/sdk/ready

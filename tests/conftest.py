@@ -18,8 +18,11 @@ import time
 
 import pytest
 import requests
-from azure.ai.ml import MLClient
+from azure.ai.ml import VERSION, MLClient
 from azure.identity import DefaultAzureCredential
+
+# The version of the SDK, as in (1, 35, 2).
+SDK = tuple(int(part) for part in VERSION.split(".")[:3])
 
 HERE = pathlib.Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"

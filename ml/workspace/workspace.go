@@ -73,7 +73,8 @@ func listKeys(_ context.Context, call resource.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"userStorageResourceId": storageID(site)}, nil
+	// Older clients know the id of the account by another name.
+	return map[string]any{"userStorageResourceId": storageID(site), "userStorageArmId": storageID(site)}, nil
 }
 
 // status is the platform's half of a workspace.

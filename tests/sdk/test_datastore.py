@@ -3,6 +3,7 @@
 import pytest
 from azure.ai.ml.entities import AccountKeyConfiguration, AzureBlobDatastore
 from azure.core.exceptions import ResourceNotFoundError
+from conftest import SDK
 
 
 def test_a_workspace_begins_with_its_stores(ml):
@@ -24,7 +25,9 @@ def test_a_store_is_made_shown_and_deleted_and_its_key_stays_sealed(ml, unique):
     found = ml.datastores.get(name)
     assert (found.account_name, found.container_name, found.description) == ("elsewhere", "pictures", "of cats")
     assert "c2VjcmV0LWtleQ" not in str(found._to_dict())
-    assert ml.datastores.get(name, include_secrets=True).credentials
+    # Before 1.19 the SDK takes nothing but the key itself, which never leaves.
+    if SDK >= (1, 19):
+        assert ml.datastores.get(name, include_secrets=True).credentials
     assert name in [d.name for d in ml.datastores.list()]
     ml.datastores.delete(name)
     with pytest.raises(ResourceNotFoundError, match=name):

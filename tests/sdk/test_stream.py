@@ -74,7 +74,8 @@ job = ml.jobs.create_or_update(command(
     command="for i in $(seq 40); do echo line $i; sleep 0.2; done", environment=Environment(image={PLAIN!r})))
 print("submitted", job.name, flush=True)
 ml.jobs.stream(job.name)
-print("ended", ml.jobs.get(job.name).status.value)
+status = ml.jobs.get(job.name).status
+print("ended", getattr(status, "value", status))
 """
     with python(submit, environ) as client:
         said = []
