@@ -37,6 +37,10 @@ type Client struct {
 	// Waiting, if set, is told when a call waits for the server to come back.
 	Waiting func(err error)
 
+	// Trace, if set, is told of each request and its answer: a status, or an
+	// error. The address comes without its query, which may hold a signature.
+	Trace func(method, address string, status int, err error, took time.Duration)
+
 	mu      sync.Mutex
 	token   string
 	expires time.Time
@@ -96,7 +100,16 @@ func (c *Client) do(ctx context.Context, k call) (*http.Response, error) {
 	pause := 100 * time.Millisecond
 	renewed := false
 	for {
+		began := time.Now()
 		res, err := c.once(ctx, k)
+		if c.Trace != nil {
+			address, _, _ := strings.Cut(k.url, "?")
+			status := 0
+			if res != nil {
+				status = res.StatusCode
+			}
+			c.Trace(k.method, address, status, err, time.Since(began))
+		}
 		if err == nil {
 			c.mu.Lock()
 			c.reached = true

@@ -417,7 +417,7 @@ func (c *Client) InRegistry(ctx context.Context, name string) (*Client, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("read discovery: %w", err)
 	}
-	there := &Client{Config: c.Config, http: c.http, Patience: c.Patience, Progress: c.Progress, Waiting: c.Waiting, reached: true}
+	there := &Client{Config: c.Config, http: c.http, Patience: c.Patience, Progress: c.Progress, Waiting: c.Waiting, Trace: c.Trace, reached: true}
 	c.mu.Lock()
 	there.token, there.expires = c.token, c.expires
 	c.mu.Unlock()

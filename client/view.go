@@ -27,7 +27,7 @@ func View(noun string, raw json.RawMessage) (map[string]any, error) {
 		v["resourceGroup"] = m[1]
 	}
 	if s, ok := r["systemData"].(map[string]any); ok {
-		v["creation_context"] = snakeKeys(s)
+		v["creation_context"] = SnakeKeys(s)
 	}
 	if t, ok := first(p["tags"], r["tags"]).(map[string]any); ok {
 		v["tags"] = t
@@ -119,7 +119,7 @@ var views = map[string]func(v, r, p map[string]any){
 			v["build"] = map[string]any{"path": b["contextUri"], "dockerfile_path": b["dockerfilePath"]}
 		}
 		if c, ok := p["inferenceConfig"].(map[string]any); ok {
-			v["inference_config"] = snakeKeys(c)
+			v["inference_config"] = SnakeKeys(c)
 		}
 	},
 	"component": func(v, r, p map[string]any) {
@@ -150,7 +150,7 @@ var views = map[string]func(v, r, p map[string]any){
 			v["tier"] = camelToSnake(s)
 		}
 		if counts, ok := q["nodeStateCounts"].(map[string]any); ok {
-			v["node_state_counts"] = snakeKeys(counts)
+			v["node_state_counts"] = SnakeKeys(counts)
 		}
 		if s, ok := q["scaleSettings"].(map[string]any); ok {
 			v["min_instances"], v["max_instances"] = s["minNodeCount"], s["maxNodeCount"]
@@ -176,7 +176,7 @@ var views = map[string]func(v, r, p map[string]any){
 		v["is_shared"] = p["isSharedToAll"]
 		copyKeys(v, p, "target", "metadata")
 		if c, ok := p["credentials"].(map[string]any); ok && len(c) > 0 {
-			v["credentials"] = snakeKeys(c)
+			v["credentials"] = SnakeKeys(c)
 		} else if s := text(p["authType"]); s != "" {
 			v["credentials"] = map[string]any{"type": camelToSnake(s)}
 		}
@@ -303,11 +303,13 @@ func copyKeys(to, from map[string]any, keys ...string) {
 	}
 }
 
-func snakeKeys(m map[string]any) map[string]any {
+// SnakeKeys writes the keys of an object, and of those in it, as YAML files do:
+// provisioningState becomes provisioning_state.
+func SnakeKeys(m map[string]any) map[string]any {
 	out := map[string]any{}
 	for key, value := range m {
 		if inner, ok := value.(map[string]any); ok {
-			value = snakeKeys(inner)
+			value = SnakeKeys(inner)
 		}
 		if value != nil {
 			out[snake(key)] = value

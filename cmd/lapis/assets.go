@@ -1,9 +1,6 @@
 package main
 
 import (
-	"regexp"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"lapis/client/spec"
@@ -62,7 +59,3 @@ func (n *noun) share() {
 	cmd.Flags().StringVar(&asName, "share-with-name", "", "name in the registry (default the same)")
 	cmd.Flags().StringVar(&asVersion, "share-with-version", "", "version in the registry (default the same)")
 }
-
-var hump = regexp.MustCompile(`([a-z0-9])([A-Z])`)
-
-func snakeKey(s string) string { return strings.ToLower(hump.ReplaceAllString(s, "${1}_${2}")) }

@@ -1,12 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 
-	"encoding/json"
-
 	"github.com/spf13/cobra"
+
+	"lapis/client"
 )
 
 func computeCommand() *cobra.Command {
@@ -106,14 +107,10 @@ func (n *noun) lookup(use, short, what string, columns []string) {
 		}
 		rows := []any{}
 		for _, v := range r.Value {
-			row := map[string]any{}
-			for key, value := range v {
-				if m, ok := value.(map[string]any); ok && key == "name" {
-					value = m["value"]
-				}
-				row[snakeKey(key)] = value
+			if m, ok := v["name"].(map[string]any); ok {
+				v["name"] = m["value"]
 			}
-			rows = append(rows, row)
+			rows = append(rows, client.SnakeKeys(v))
 		}
 		return n.out.print(s.out, rows, columns)
 	})

@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +21,7 @@ type scopeFlags struct {
 	group        string
 	workspace    string
 	registry     string // in place of a workspace, for nouns that registries hold
+	debug        bool
 }
 
 func (s *scopeFlags) register(cmd *cobra.Command) {
@@ -26,6 +29,11 @@ func (s *scopeFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&s.subscription, "subscription", "", "subscription id")
 	fl.StringVarP(&s.group, "resource-group", "g", "", "resource group")
 	fl.StringVarP(&s.workspace, "workspace-name", "w", "", "workspace")
+	fl.BoolVar(&s.debug, "debug", false, "print each request and its answer on the error output")
+	for _, name := range []string{"verbose", "only-show-errors"} {
+		fl.Bool(name, false, "taken for the sake of scripts")
+		_ = fl.MarkHidden(name)
+	}
 }
 
 func (s *scopeFlags) target() spec.Target {
@@ -123,6 +131,16 @@ func (s *scopeFlags) open(cmd *cobra.Command) (*session, error) {
 		return nil, err
 	}
 	p := newProgress(cmd.ErrOrStderr())
+	if s.debug {
+		k.Trace = func(method, address string, status int, err error, took time.Duration) {
+			p.clear()
+			answer := fmt.Sprint(status)
+			if err != nil {
+				answer = err.Error()
+			}
+			fmt.Fprintf(p.w, "DEBUG: %s %s: %s in %.1f ms\n", method, address, answer, float64(took.Microseconds())/1000)
+		}
+	}
 	if s.registry != "" {
 		if k, err = k.InRegistry(cmd.Context(), s.registry); err != nil {
 			return nil, err
