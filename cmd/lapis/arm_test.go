@@ -137,8 +137,8 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 	})
 	t.Run("resources of all types are listed and filtered", func(t *testing.T) {
 		for filter, want := range map[string]string{
-			"": "main ws1", "resourceGroup eq 'rg1'": "ws1", "resourceType eq 'Microsoft.MachineLearningServices/workspaces' and name eq 'main'": "main",
-			"substringof('s1', name)": "ws1", "tagName eq 't' and tagValue eq '1'": "ws1", "name ne 'main'": "ws1", "name eq 'nothing'": "",
+			"": "azureml main ws1", "resourceGroup eq 'rg1'": "ws1", "resourceType eq 'Microsoft.MachineLearningServices/workspaces' and name eq 'main'": "main",
+			"substringof('s1', name)": "ws1", "tagName eq 't' and tagValue eq '1'": "ws1", "name ne 'main'": "azureml ws1", "name eq 'nothing'": "",
 		} {
 			path := sub + "/resources?$filter=" + strings.ReplaceAll(strings.ReplaceAll(filter, " ", "%20"), "'", "%27")
 			if got := names(s.ask(t, token, "GET", path, "", 200)); got != want {
@@ -149,7 +149,7 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 		first := s.ask(t, token, "GET", sub+"/resources?$top=1", "", 200)
 		next, _ := first["nextLink"].(string)
 		next = next[strings.Index(next, "/subscriptions"):]
-		if got := names(first) + " " + names(s.ask(t, token, "GET", next, "", 200)); got != "main ws1" {
+		if got := names(first) + " " + names(s.ask(t, token, "GET", next, "", 200)); got != "azureml main" {
 			t.Errorf("two pages: %q", got)
 		}
 		if got := names(s.ask(t, token, "GET", group+"/resources", "", 200)); got != "ws1" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -398,6 +399,20 @@ func (m *mortal) at(step string, after bool) error {
 	return nil
 }
 
+// lives tells whether the server has steps left.
+func (m *mortal) lives() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.n > 0
+}
+
+// steps are those it has come to.
+func (m *mortal) steps() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.trace)
+}
+
 // mortalRuns are runs that a server which may be gone writes.
 type mortalRuns struct {
 	tracking.Store
@@ -443,13 +458,13 @@ func TestAJobRunsOnceWhereverTheServerIsKilled(t *testing.T) {
 			select {
 			case <-gone:
 			case <-ended:
-				over = m.n > 0 // no step was left to die at
+				over = m.lives() // no step was left to die at
 			}
 			w.stop()
 			w.runtime.Close()
 			w.openRuntime()
 			w.run(nil)
-			what := fmt.Sprintf("killed at step %d (after it: %v) of %v", n, after, m.trace)
+			what := fmt.Sprintf("killed at step %d (after it: %v) of %v", n, after, m.steps())
 			if r := w.end("j"); r.Status != tracking.Completed {
 				t.Errorf("%s: %s %+v", what, r.Status, r.Error)
 			}
@@ -464,7 +479,7 @@ func TestAJobRunsOnceWhereverTheServerIsKilled(t *testing.T) {
 			w.stop()
 			if over {
 				if n < 6 {
-					t.Errorf("only %d steps: %v", n, m.trace)
+					t.Errorf("only %d steps: %v", n, m.steps())
 				}
 				break
 			}
