@@ -66,7 +66,7 @@ func series(n int) []tracking.Metric {
 
 func TestAFoldedPointTakesLessThanEightBytes(t *testing.T) {
 	s := runWith(t, filepath.Join(t.TempDir(), "x.db"))
-	points := series(200_000)
+	points := series(60_000)
 	used := func() (bytes int64) {
 		t.Helper()
 		if err := s.db.read.QueryRow(`SELECT (p.page_count - f.freelist_count) * s.page_size

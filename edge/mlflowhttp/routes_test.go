@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"lapis/ml/tracking"
 )
 
 // client sends requests and wants a status.
@@ -451,4 +453,49 @@ func FuzzBodies(f *testing.F) {
 			t.Errorf("%s %q: %d %s", path, body, status, reply)
 		}
 	})
+}
+
+func TestAScriptInAJobDoesNotEndTheJob(t *testing.T) {
+	url, runs, site := serveSite(t)
+	c := &client{t, url}
+	e, err := runs.EnsureExperiment(t.Context(), site, "jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := runs.CreateRun(t.Context(), tracking.Run{Workspace: site, ID: "My_Job", Experiment: e, Job: true, Status: tracking.Preparing, Name: "shown"}); err != nil {
+		t.Fatal(err)
+	}
+	status := func() any {
+		t.Helper()
+		return at(c.get("runs/get?run_id=my_job"), "run", "info", "status")
+	}
+	for st, want := range map[tracking.Status]string{
+		tracking.NotStarted: "SCHEDULED", tracking.Queued: "SCHEDULED", tracking.Preparing: "SCHEDULED", tracking.Provisioning: "SCHEDULED",
+		tracking.Starting: "SCHEDULED", tracking.Running: "RUNNING", tracking.Finalizing: "RUNNING", tracking.CancelRequested: "RUNNING",
+		tracking.Completed: "FINISHED", tracking.Failed: "FAILED", tracking.Canceled: "KILLED",
+	} {
+		if _, err := runs.ChangeRun(t.Context(), site, "My_Job", func(r *tracking.Run) error { r.Status = st; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got := status(); got != want {
+			t.Errorf("%s is shown as %v, want %s", st, got, want)
+		}
+		c.post("runs/update", `{"run_id":"My_Job","status":"FINISHED","end_time":5,"run_name":"by the script"}`)
+		r, err := runs.Run(t.Context(), site, "my_job")
+		if err != nil || r.Status != st || r.End != 0 || r.Name != "by the script" {
+			t.Errorf("after the script's end: %+v, %v; want %s", r, err, st)
+		}
+	}
+	c.post("runs/set-tag", `{"run_id":"My_Job","key":"mlflow.note.content","value":"what it is"}`)
+	c.post("runs/set-tag", `{"run_id":"My_Job","key":"team","value":"blue"}`)
+	r, err := runs.Run(t.Context(), site, "my_job")
+	if err != nil || r.Description != "what it is" || r.Tags["team"] != "blue" || len(r.Tags) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if status, reply := c.raw("PUT", "/api/2.0/mlflow-artifacts/artifacts/"+e+"/My_Job/artifacts/m/a.txt", "x", ""); status != 200 {
+		t.Fatal(status, reply)
+	}
+	if f := at(c.get("artifacts/list?run_id=My_Job&path=m"), "files", 0, "path"); f != "m/a.txt" {
+		t.Errorf("the job's artefacts: %v", f)
+	}
 }

@@ -35,6 +35,13 @@ var admin = identity.Principal{ID: "6f1b7a2e-0000-4000-8000-000000000002", Name:
 // serve starts a server with one workspace over a fresh database and folder.
 func serve(t testing.TB) (url string, runs *sqldb.Tracking) {
 	t.Helper()
+	url, runs, _ = serveSite(t)
+	return url, runs
+}
+
+// serveSite is serve that tells the workspace's GUID too.
+func serveSite(t testing.TB) (url string, runs *sqldb.Tracking, guid string) {
+	t.Helper()
 	dir := t.TempDir()
 	db, err := sqldb.Open(filepath.Join(dir, "lapis.db"))
 	if err != nil {
@@ -99,7 +106,7 @@ func serve(t testing.TB) (url string, runs *sqldb.Tracking) {
 		Access: rbac.Checker{}, Log: log,
 	}))
 	t.Cleanup(s.Close)
-	return s.URL, runs
+	return s.URL, runs, site.GUID
 }
 
 func mustID(t testing.TB, text string) resource.ID {
