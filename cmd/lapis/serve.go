@@ -22,6 +22,7 @@ import (
 	"lapis/ml/asset"
 	"lapis/ml/component"
 	"lapis/ml/compute"
+	"lapis/ml/connection"
 	"lapis/ml/data"
 	"lapis/ml/dispatch"
 	mlenvironment "lapis/ml/environment"
@@ -167,9 +168,10 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		armhttp.DeploymentType(),
 		workspace.Type(blobs, v.dispatcher.Open, share.InWorkspace),
 		data.Datastores(resources, blobs, links, v.keys.sealer, now),
+		connection.Connections(resources, v.keys.sealer),
 		jobs.Type(),
 	}
-	types = append(types, compute.Types()...)
+	types = append(types, compute.Types(resources)...)
 	kinds := []asset.Kind{
 		asset.Code(resources, blobs, links, now),
 		data.Assets(resources),

@@ -41,15 +41,15 @@ var computeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{1,31}$`)
 const maxNodes = 10_000
 
 // Types makes the type of compute targets, and the look-ups of a location.
-func Types() []*resource.Type {
+func Types(store resource.Store) []*resource.Type {
+	actions := switches(store)
+	actions["listNodes"] = resource.Action{Run: listNodes}
+	actions["listKeys"] = resource.Action{Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }}
 	return []*resource.Type{
 		{
 			Name: Type, Title: "compute", Async: true, Check: checkName, Admit: admit, View: view,
 			Release: func(context.Context, resource.Resource) error { return nil },
-			Actions: map[string]resource.Action{
-				"listNodes": {Run: listNodes},
-				"listKeys":  {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
-			},
+			Actions: actions,
 		},
 		{Name: ml.Provider + "/locations", Title: "location", Virtual: true},
 		{Name: ml.Provider + "/locations/operationStatuses", Title: "operation", Virtual: true},
@@ -91,15 +91,29 @@ func admit(_ context.Context, c *resource.Change) error {
 	}
 	p.Set("isAttachedCompute", kind != "AmlCompute" && kind != "ComputeInstance")
 	inner := p.Object("properties")
-	if kind == "AmlCompute" {
-		if err := admitCluster(c.New.ID, inner); err != nil {
-			return err
-		}
+	switch kind {
+	case "AmlCompute":
+		err = admitCluster(c.New.ID, inner)
+	case "ComputeInstance":
+		err = admitInstance(inner)
+	}
+	if err != nil {
+		return err
 	}
 	if size := inner.Text("vmSize"); size != "" {
 		if _, ok := ParseSize(size); !ok {
 			return fault.Invalid("'properties.properties.vmSize' is %q, which is no instance type; see `lapis compute list-sizes`", size).With("InvalidVmSize").At("properties.properties.vmSize")
 		}
+	}
+	// Nothing signs in to an attached machine yet: its secrets are not kept.
+	if account := inner.Object("administratorAccount"); len(account) > 0 {
+		for _, name := range []string{"password", "privateKeyData", "publicKeyData"} {
+			delete(account, name)
+		}
+		inner["administratorAccount"] = account.Raw()
+	}
+	for _, name := range []string{"accessToken", "databricksAccessToken"} {
+		delete(inner, name)
 	}
 	p["properties"] = inner.Raw()
 	c.New.Properties = p.Raw()
@@ -164,6 +178,7 @@ func ParseTarget(r resource.Resource) (Target, error) {
 		return Target{}, err
 	}
 	t := Target{Name: r.ID.Name(), Kind: p.ComputeType, Size: p.Properties.VMSize, MaxNodes: 1}
+	t.Stopped = t.Kind == "ComputeInstance" && powerOf(r).State == stopped
 	if t.Kind == "AmlCompute" {
 		s := p.Properties.ScaleSettings
 		t.MinNodes, t.Idle = s.MinNodeCount, s.IdleTime
@@ -233,6 +248,9 @@ func view(_ context.Context, _ resource.View, rs []resource.Resource) error {
 			inner.Set("nodeStateCounts", map[string]int{"idleNodeCount": len(n.Idle), "runningNodeCount": len(n.Running),
 				"preparingNodeCount": 0, "unusableNodeCount": 0, "leavingNodeCount": 0, "preemptedNodeCount": 0})
 		}
+		if p.Text("computeType") == "ComputeInstance" {
+			viewInstance(r, inner)
+		}
 		p["properties"] = inner.Raw()
 		r.Properties = p.Raw()
 		if len(r.Status) > 0 {
@@ -241,6 +259,7 @@ func view(_ context.Context, _ resource.View, rs []resource.Resource) error {
 				return err
 			}
 			delete(s, "nodes") // they stand among the properties
+			delete(s, "power")
 			r.Status = s.Raw()
 		}
 		if r.Tags == nil {

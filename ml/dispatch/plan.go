@@ -70,6 +70,8 @@ func plan(waiting []demand, c capacity) []verdict {
 		switch {
 		case size.GPUs > 0 && c.gpus == 0:
 			verdicts[i].reason = fmt.Sprintf("waits for a GPU: %s has %d, this machine has none", size.Name, size.GPUs)
+		case t != nil && t.target.Stopped:
+			verdicts[i].reason = fmt.Sprintf("waits for the compute instance %s, which is stopped: start it with `lapis compute start --name %s`", t.target.Name, t.target.Name)
 		case t != nil && t.target.MaxNodes == 0:
 			verdicts[i].reason = fmt.Sprintf("waits for a node of %s, which may have none now (max_instances is 0)", t.target.Name)
 		case t != nil && t.busy >= t.target.MaxNodes:

@@ -87,7 +87,7 @@ func newWorld(t testing.TB) *world {
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(), w.jobs.Type(),
 		workspace.Type(w.blobs, func(context.Context, string) (int, error) { return 0, nil }),
 		data.Datastores(w.store, w.blobs, nil, nil, time.Now)}
-	types = append(types, compute.Types()...)
+	types = append(types, compute.Types(w.store)...)
 	for _, k := range []asset.Kind{data.Assets(w.store), environment.Environments(), asset.Code(w.store, w.blobs, nil, time.Now)} {
 		types = append(types, k.Types(w.store)...)
 	}
