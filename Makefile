@@ -38,9 +38,14 @@ build:
 demo: build $(UV)
 	@scripts/demo.sh
 
+# All parts run, also after one that failed; the sum comes last.
+PARTS := test-go test-sdk test-sdk-1.15 test-az test-corpus test-crash
+
 .PHONY: test
-test: test-go test-sdk test-sdk-1.15 test-az test-corpus test-crash
-	@$(PYTHON) tests/tally.py $(RESULTS)
+test:
+	@rm -rf $(RESULTS); status=0; \
+	for part in $(PARTS); do $(MAKE) --no-print-directory $$part || status=1; done; \
+	$(PYTHON) tests/tally.py $(RESULTS) && exit $$status
 
 .PHONY: test-go
 test-go: $(UV) .tools/sdk/ready
