@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"lapis/fault"
 	"lapis/ml/tracking"
 	"lapis/resource"
 )
@@ -30,11 +31,18 @@ func (db *DB) putRow(tx *Tx, row any) error {
 // putJobRun stores the run of a new job and makes its experiment.
 func putJobRun(tx *Tx, row tracking.JobRun) error {
 	r := row.Run
-	var err error
+	var taken int
+	err := tx.QueryRow("SELECT 1 FROM runs WHERE workspace = ? AND key = ?", r.Workspace, strings.ToLower(r.ID)).Scan(&taken)
+	if err == nil {
+		return fault.Conflicts("A run with the id '%s' exists, and no job belongs to it; give the job another name.", r.ID).With("UserError").At("name")
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
 	if r.Experiment, err = ensureExperiment(tx, r.Workspace, row.Experiment); err != nil {
 		return err
 	}
-	_, err = storeRun(tx, r, true)
+	_, err = storeRun(tx, r, false)
 	return err
 }
 

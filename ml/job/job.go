@@ -235,7 +235,8 @@ func (s *Service) admitAgain(c *resource.Change, j Job, p resource.Document, giv
 		return err
 	}
 	for _, name := range []string{"jobType", "command"} {
-		if given[name] && !strings.EqualFold(p.Text(name), old.Text(name)) {
+		same := p.Text(name) == old.Text(name) || name == "jobType" && strings.EqualFold(p.Text(name), old.Text(name))
+		if given[name] && !same {
 			return fault.Invalid("(UserError) The job '%s' exists with another '%s', and a job runs once; choose another name.", c.New.ID.Name(), name).With("UserError").At("properties." + name)
 		}
 	}

@@ -2,7 +2,7 @@ package tracking
 
 // JobRun, in the Rows of a resource.Batch, is a job's run that is stored
 // together with its resource. The experiment of that name is made if it is not
-// there. A run of that id that is there already stays as it is.
+// there. A run of that id that is there already is a fault.
 type JobRun struct {
 	Run        Run
 	Experiment string
