@@ -145,10 +145,14 @@ func admitCluster(id resource.ID, inner resource.Document) error {
 	}
 	inner.Default("osType", "Linux")
 	inner.Default("vmPriority", "Dedicated")
+	const idleTime = "nodeIdleTimeBeforeScaleDown"
 	settings := inner.Object("scaleSettings")
 	settings.Default("minNodeCount", 0)
 	settings.Default("maxNodeCount", 1)
-	settings.Default("nodeIdleTimeBeforeScaleDown", defaultIdle)
+	settings.Default(idleTime, defaultIdle)
+	if _, err := ParseDuration(settings.Text(idleTime)); err != nil {
+		return fault.Invalid("'%s' of compute '%s' is not right: %v", idleTime, id.Name(), err).With("ValidationError").At("properties.properties.scaleSettings." + idleTime)
+	}
 	var s scale
 	if err := json.Unmarshal(settings.Raw(), &s); err != nil {
 		return resource.WrongJSON(err, "properties.properties.scaleSettings")
