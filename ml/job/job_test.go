@@ -63,7 +63,7 @@ func newHouse(t testing.TB) *house {
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(), jobs.Type(),
 		workspace.Type(blobs, func(context.Context, string) (int, error) { return 0, nil }),
 		data.Datastores(h.store, blobs, nil, nil, time.Now)}
-	types = append(types, compute.Types()...)
+	types = append(types, compute.Types(h.store)...)
 	for _, k := range []asset.Kind{data.Assets(h.store), environment.Environments(), asset.Code(h.store, blobs, nil, time.Now)} {
 		types = append(types, k.Types(h.store)...)
 	}
