@@ -2,7 +2,7 @@
 # make demo       trains a model on a server of its own, as a user would
 # make test       what must pass: Go with the race detector, unmodified clients, crashes
 # make lint       gofmt, go vet, staticcheck, govulncheck
-# make bench      the figures of docs/benchmarks.md
+# make bench      the figures of docs/benchmarks.md; make figures, the quick ones
 # make soak       the long forms of the tests
 # make fuzz       each fuzz target for FUZZTIME
 #
@@ -85,8 +85,13 @@ soak: build .tools/sdk/ready
 
 .PHONY: bench
 bench: build .tools/sdk/ready
-	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
-	tests/run.sh .tools/sdk $(RESULTS)/bench.xml tests/bench -s $(ARGS)
+	LAPIS_TEST_PYTHON=$(CURDIR)/.tools/sdk/bin/python go test -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+# The figures that are quick to take: resources, submission, a queue of jobs.
+.PHONY: figures
+figures: build
+	@mkdir -p $(RESULTS)
+	go test -run '^$$' -bench 'ARMGet$$|ARMPut|Submit|Queue' -benchtime 3s -timeout 15m ./cmd/lapis | tee $(RESULTS)/figures.log | grep -E '^(figure:|FAIL|panic)'
 
 .PHONY: fuzz
 fuzz:
