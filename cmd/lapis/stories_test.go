@@ -5,15 +5,35 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
+
+// dataFolder is a folder for a server that is killed at the end: what it had
+// begun, such as an environment, may still be written for a moment.
+func dataFolder(t testing.TB) string {
+	dir, err := os.MkdirTemp("", "lapis-data-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 50 {
+			if os.RemoveAll(dir) == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Errorf("%s cannot be removed: something goes on writing there", dir)
+	})
+	return filepath.Join(dir, "data")
+}
 
 // TestStories runs the scripts in testdata/stories against one server, as a
 // user types them: the first word `lapis` is the binary, which knows the server
 // by its data folder.
 func TestStories(t *testing.T) {
-	s := start(t, filepath.Join(t.TempDir(), "data"), "--slots", "4")
+	s := start(t, dataFolder(t), "--slots", "4")
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "stories"),
 		Setup: func(e *testscript.Env) error {
