@@ -89,6 +89,7 @@ func (n *bench) load(name string, target float64, one func(i int64) error) {
 	var took []time.Duration
 	n.b.SetParallelism(clients / runtime.GOMAXPROCS(0))
 	began := time.Now()
+	before, _ := n.s.cpu(n.b)
 	n.b.ResetTimer()
 	n.b.RunParallel(func(pb *testing.PB) {
 		var mine []time.Duration
@@ -105,10 +106,12 @@ func (n *bench) load(name string, target float64, one func(i int64) error) {
 		mu.Unlock()
 	})
 	rate := float64(n.b.N) / time.Since(began).Seconds()
+	after, _ := n.s.cpu(n.b)
 	slices.Sort(took)
 	n.b.ReportMetric(rate, "req/s")
 	if n.b.N > 1000 {
-		figure(name, "%.0f/s with %d clients, p50 %.1f ms, p99 %.1f ms (target %.0f/s)", rate, clients, ms(took[len(took)/2]), ms(took[len(took)*99/100]), target)
+		figure(name, "%.0f/s with %d clients, p50 %.1f ms, p99 %.1f ms, %.2f ms of the server's CPU each (target %.0f/s)",
+			rate, clients, ms(took[len(took)/2]), ms(took[len(took)*99/100]), ms(after-before)/float64(n.b.N), target)
 	}
 }
 
