@@ -7,9 +7,11 @@ import (
 	"sync"
 	"time"
 
+	"lapis/backend/sqldb"
 	"lapis/edge/mlflowhttp"
 	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/ml/evaluation"
 	"lapis/ml/registry"
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
@@ -19,16 +21,17 @@ import (
 
 // newMLflow serves MLflow's protocol for the first workspace at the root, and
 // for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
-func (v *server) newMLflow(resources resource.Store, runs tracking.Store, traces trace.Store, blobs blob.Store) *mlflowhttp.Server {
+func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking.Store, blobs blob.Store) *mlflowhttp.Server {
 	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
 	sites := &sites{store: resources, byID: map[string]knownSite{}}
 	service := tracking.New(runs)
 	return mlflowhttp.New(mlflowhttp.Config{
-		Tracking:  service,
-		Registry:  registry.New(v.manager, service),
-		Traces:    trace.New(traces, service),
-		Resources: resources,
-		Blobs:     blobs,
+		Tracking:   service,
+		Registry:   registry.New(v.manager, service),
+		Traces:     trace.New(sqldb.NewTraces(db), service),
+		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service),
+		Resources:  resources,
+		Blobs:      blobs,
 		Resolve: func(r *http.Request) (ml.Site, string, error) {
 			id, rest := main, r.URL.Path
 			if m := underWorkspace.FindStringSubmatch(r.URL.Path); m != nil {

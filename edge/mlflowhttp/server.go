@@ -16,6 +16,7 @@ import (
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/ml/evaluation"
 	"lapis/ml/registry"
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
@@ -34,11 +35,12 @@ const maxBody = 16 << 20
 
 // Config is what the handler needs from outside.
 type Config struct {
-	Tracking  *tracking.Service
-	Registry  *registry.Registry
-	Traces    *trace.Service
-	Resources resource.Store
-	Blobs     blob.Store
+	Tracking   *tracking.Service
+	Registry   *registry.Registry
+	Traces     *trace.Service
+	Evaluation *evaluation.Service
+	Resources  resource.Store
+	Blobs      blob.Store
 
 	// Resolve tells which workspace a request is for, and the path below it:
 	// "/api/2.0/mlflow/…".
@@ -117,6 +119,7 @@ func New(config Config) *Server {
 	s.modelRoutes()
 	s.registryRoutes()
 	s.traceRoutes()
+	s.evaluationRoutes()
 	return s
 }
 
@@ -272,7 +275,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 var notOffered = []string{
 	"3.0/mlflow/gateway/", "2.0/mlflow/gateway/", "3.0/mlflow/mcp-servers", "3.0/mlflow/review-queues",
 	"3.0/mlflow/label-schemas", "3.0/mlflow/prompt-optimization/", "3.0/mlflow/traces/", "2.0/mlflow/traces",
-	"3.0/mlflow/scorers", "3.0/mlflow/datasets", "3.0/mlflow/issues", "2.0/mlflow/webhooks", "3.0/mlflow/workspaces",
+	"3.0/mlflow/scorers/", "3.0/mlflow/issues", "2.0/mlflow/webhooks", "3.0/mlflow/workspaces",
 	"3.0/jobs",
 }
 

@@ -13,6 +13,7 @@ import (
 	"lapis/backend/sqldb"
 	"lapis/edge/mlflowhttp"
 	"lapis/ml"
+	"lapis/ml/evaluation"
 	"lapis/ml/model"
 	"lapis/ml/registry"
 	"lapis/ml/trace"
@@ -96,7 +97,8 @@ func serveSite(t testing.TB) (url string, runs *sqldb.Tracking, guid string) {
 	}
 	service := tracking.New(runs)
 	s := httptest.NewServer(mlflowhttp.New(mlflowhttp.Config{
-		Tracking: service, Registry: registry.New(m, service), Traces: trace.New(sqldb.NewTraces(db), service), Resources: resources, Blobs: blobs,
+		Tracking: service, Registry: registry.New(m, service), Traces: trace.New(sqldb.NewTraces(db), service),
+		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Resources: resources, Blobs: blobs,
 		Resolve: func(r *http.Request) (ml.Site, string, error) { return site, r.URL.Path, nil },
 		Authenticate: func(next http.Handler, _ func(http.ResponseWriter, *http.Request, error)) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

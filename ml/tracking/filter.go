@@ -143,6 +143,12 @@ var (
 		text:     names("name", "run_id", "source_path"),
 		number:   names("version_number"),
 	}
+	DatasetGrammar = &Grammar{
+		entities: map[string]entity{"attribute": attribute, "attributes": attribute, "tag": tag, "tags": tag},
+		names:    "['tag', 'attribute']",
+		text:     names("name", "created_by", "last_updated_by"),
+		number:   names("created_time", "last_update_time"),
+	}
 	TraceGrammar = &Grammar{
 		entities: map[string]entity{
 			"attribute": attribute, "attributes": attribute, "trace": attribute, "tag": tag, "tags": tag,

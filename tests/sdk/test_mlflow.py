@@ -214,3 +214,30 @@ def test_traces_come_back_with_their_spans(client, experiment):
     assert len(mlflow.search_traces(**where)) == 2
     with pytest.raises(MlflowException, match="not found"):
         client.delete_trace_tag(trace, "z")
+
+
+def test_evaluation_datasets_and_scorers_are_kept(experiment):
+    from mlflow.genai import datasets, scorers
+
+    data = datasets.create_dataset(name="asked", experiment_id=experiment.experiment_id, tags={"team": "blue"})
+    data.merge_records([{"inputs": {"q": "a"}, "expectations": {"e": "x"}}, {"inputs": {"q": "b"}, "tags": {"k": "v"}}])
+    data.merge_records([{"inputs": {"q": "a"}, "expectations": {"f": 2}}])
+    frame = datasets.get_dataset(dataset_id=data.dataset_id).to_df()
+    assert frame["inputs"].tolist() == [{"q": "a"}, {"q": "b"}]
+    assert frame["expectations"][0] == {"e": "x", "f": 2}
+    found = datasets.search_datasets(experiment_ids=[experiment.experiment_id], filter_string="name = 'asked' AND tags.team = 'blue'")
+    assert [d.dataset_id for d in found] == [data.dataset_id]
+    datasets.set_dataset_tags(dataset_id=data.dataset_id, tags={"team": "red", "new": "1"})
+    datasets.delete_dataset_tag(dataset_id=data.dataset_id, key="new")
+    assert datasets.get_dataset(dataset_id=data.dataset_id).tags["team"] == "red"
+    datasets.delete_dataset(dataset_id=data.dataset_id)
+    with pytest.raises(MlflowException, match="not found"):
+        datasets.get_dataset(dataset_id=data.dataset_id)
+
+    judge = scorers.Guidelines(name="polite", guidelines="be polite")
+    judge.register(experiment_id=experiment.experiment_id)
+    judge.register(experiment_id=experiment.experiment_id)
+    assert [s.name for s in scorers.list_scorers(experiment_id=experiment.experiment_id)] == ["polite"]
+    assert scorers.get_scorer(name="polite", experiment_id=experiment.experiment_id).name == "polite"
+    scorers.delete_scorer(name="polite", experiment_id=experiment.experiment_id, version="all")
+    assert scorers.list_scorers(experiment_id=experiment.experiment_id) == []
