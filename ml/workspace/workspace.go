@@ -56,7 +56,7 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 		Actions: map[string]resource.Action{
 			"listKeys": {Run: listKeys},
 			"diagnose": {Run: func(context.Context, resource.Call) (any, error) {
-				return map[string]any{"value": map[string]any{}}, nil
+				return map[string]any{"value": healthy()}, nil
 			}},
 			// There are no keys of other accounts to take over anew.
 			"resyncKeys":             {Run: func(context.Context, resource.Call) (any, error) { return nil, nil }},
@@ -64,6 +64,16 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 			"listStorageAccountKeys": {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
 		},
 	}
+}
+
+// healthy is the diagnosis of a workspace: it depends on nothing outside the
+// server that could be set up wrong.
+func healthy() map[string][]any {
+	found := map[string][]any{}
+	for _, of := range []string{"userDefinedRoute", "networkSecurityRule", "resourceLock", "dnsResolution", "storageAccount", "keyVault", "containerRegistry", "applicationInsights", "other"} {
+		found[of+"Results"] = []any{}
+	}
+	return found
 }
 
 // listKeys names the stores. There are no account keys: clients get signatures

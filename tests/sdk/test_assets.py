@@ -1,0 +1,141 @@
+"""What data, models, environments, datastores and instances have beyond
+their making: labels, archives, addresses of every kind."""
+
+import pytest
+from azure.ai.ml import Input, command
+from azure.ai.ml.entities import (
+    AccountKeyConfiguration, AzureBlobDatastore, AzureDataLakeGen1Datastore, AzureDataLakeGen2Datastore, AzureFileDatastore,
+    ComputeInstance, Data, Environment, Model, SasTokenConfiguration, ServicePrincipalConfiguration,
+)
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from conftest import PLAIN
+
+ADDRESSES = [
+    ("uri_file", "https://example.com/iris.csv"),
+    ("uri_folder", "wasbs://pictures@elsewhere.blob.core.windows.net/cats/"),
+    ("uri_folder", "abfss://lake@elsewhere.dfs.core.windows.net/fish/"),
+    ("uri_folder", "azureml://datastores/workspaceblobstore/paths/some/where/"),
+    ("mltable", "azureml://datastores/workspaceblobstore/paths/some/table/"),
+]
+
+
+@pytest.mark.parametrize("kind, address", ADDRESSES, ids=[f"{kind}-{address.split(':')[0]}" for kind, address in ADDRESSES])
+def test_data_is_where_its_address_says(ml, unique, kind, address):
+    name = unique("data")
+    ml.data.create_or_update(Data(name=name, version="1", type=kind, path=address, skip_validation=True))
+    found = ml.data.get(name, version="1")
+    assert found.type == kind
+    assert found.path.endswith(address.removeprefix("azureml://"))
+
+
+def test_an_mltable_is_stored_and_read_by_a_job(ml, unique, printed, cpu, tmp_path):
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "MLTable").write_text("paths:\n  - file: ./a.csv\ntransformations:\n  - read_delimited:\n      delimiter: ','\n")
+    (table / "a.csv").write_text("x\n1\n")
+    name = unique("table")
+    ml.data.create_or_update(Data(name=name, version="1", type="mltable", path=str(table)))
+    job = ml.jobs.create_or_update(command(
+        command="cat ${{inputs.t}}/MLTable ${{inputs.t}}/a.csv", environment=Environment(image=PLAIN), compute=cpu,
+        inputs={"t": Input(type="mltable", path=f"azureml:{name}:1")},
+    ))
+    assert "read_delimited" in printed(job)
+
+
+def nouns(ml, folder):
+    return {
+        "data": (ml.data, lambda **k: Data(path="https://example.com/a.csv", type="uri_file", **k)),
+        "model": (ml.models, lambda **k: Model(path=str(folder), type="custom_model", **k)),
+        "environment": (ml.environments, lambda **k: Environment(image="python:3.11-slim", **k)),
+    }
+
+
+@pytest.fixture(params=["data", "model", "environment"])
+def noun(request, ml, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "w.bin").write_bytes(b"w")
+    return nouns(ml, tmp_path / "m")[request.param]
+
+
+def test_an_archived_version_leaves_the_list_and_is_still_there(noun, unique):
+    operations, make = noun
+    name = unique("versions")
+    operations.create_or_update(make(name=name, version="1"))
+    operations.create_or_update(make(name=name, version="2"))
+    operations.archive(name, version="2")
+    assert [x.version for x in operations.list(name)] == ["1"]
+    assert operations.get(name, version="2").version == "2"
+    operations.restore(name, version="2")
+    assert {x.version for x in operations.list(name)} == {"1", "2"}
+
+
+def test_an_archived_name_leaves_the_list_and_comes_back(noun, unique):
+    operations, make = noun
+    name = unique("names")
+    operations.create_or_update(make(name=name, version="1"))
+    operations.archive(name)
+    assert name not in [x.name for x in operations.list()]
+    operations.restore(name)
+    assert name in [x.name for x in operations.list()]
+
+
+def test_the_latest_label_is_the_last_made(noun, unique):
+    operations, make = noun
+    name = unique("labels")
+    for version in ("3", "1", "10"):
+        operations.create_or_update(make(name=name, version=version))
+    assert operations.get(name, label="latest").version == "10"
+    with pytest.raises(Exception, match="no-such-label|[Ll]abel"):
+        operations.get(name, label="no-such-label")
+
+
+def test_another_image_under_the_same_version_is_refused(ml, unique):
+    name = unique("fixed")
+    ml.environments.create_or_update(Environment(name=name, version="1", image="python:3.11-slim"))
+    with pytest.raises(HttpResponseError) as refused:
+        ml.environments.create_or_update(Environment(name=name, version="1", image="another:1"))
+    assert refused.value.status_code == 409
+    assert ml.environments.get(name, version="1").image == "python:3.11-slim"
+
+
+STORES = {
+    "files": lambda name: AzureFileDatastore(name=name, account_name="elsewhere", file_share_name="share", credentials=AccountKeyConfiguration(account_key="c2VjcmV0")),
+    "gen2": lambda name: AzureDataLakeGen2Datastore(name=name, account_name="elsewhere", filesystem="lake", credentials=ServicePrincipalConfiguration(
+        tenant_id="00000000-0000-0000-0000-00000000000a", client_id="00000000-0000-0000-0000-00000000000b", client_secret="s3cr3t-word",
+        resource_url="https://storage.azure.com", authority_url="https://login.example.com")),
+    "gen1": lambda name: AzureDataLakeGen1Datastore(name=name, store_name="old", credentials=ServicePrincipalConfiguration(
+        tenant_id="00000000-0000-0000-0000-00000000000a", client_id="00000000-0000-0000-0000-00000000000b", client_secret="s3cr3t-word",
+        resource_url="https://storage.azure.com", authority_url="https://login.example.com")),
+    "sas": lambda name: AzureBlobDatastore(name=name, account_name="elsewhere", container_name="pictures", credentials=SasTokenConfiguration(sas_token="sv=1&sig=s3cr3t-word")),
+    "none": lambda name: AzureBlobDatastore(name=name, account_name="elsewhere", container_name="pictures"),
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_stores_of_every_kind_are_kept_and_their_secrets_sealed(ml, rest, unique, kind):
+    name = unique(kind).replace("-", "_")
+    ml.datastores.create_or_update(STORES[kind](name))
+    found = ml.datastores.get(name)
+    assert found.name == name and type(found) is type(STORES[kind](name))
+    assert "s3cr3t-word" not in rest("GET", f"datastores/{name}").text
+    assert name in [d.name for d in ml.datastores.list()]
+    ml.datastores.delete(name)
+
+
+def test_an_instance_stops_starts_and_restarts(ml, unique):
+    name = unique("ci")
+    made = ml.compute.begin_create_or_update(ComputeInstance(name=name, size="STANDARD_DS3_V2")).result()
+    assert made.state == "Running"
+    ml.compute.begin_stop(name).result()
+    assert ml.compute.get(name).state == "Stopped"
+    ml.compute.begin_start(name).result()
+    assert ml.compute.get(name).state == "Running"
+    ml.compute.begin_restart(name).result()
+    assert ml.compute.get(name).state == "Running"
+    ml.compute.begin_delete(name).result()
+    with pytest.raises(ResourceNotFoundError, match=name):
+        ml.compute.get(name)
+
+
+def test_the_nodes_of_a_cluster_are_listed(ml, cpu):
+    assert list(ml.compute.list_nodes(cpu)) is not None
