@@ -11,10 +11,7 @@ from conftest import PLAIN
 def shared(ml):
     """A client of a registry of the suite's own, and its name."""
     name = "suite-registry"
-    try:
-        ml.registries.get(name)
-    except Exception:
-        ml.registries.begin_create(Registry(name=name, location="local", replication_locations=[RegistryRegionDetails(location="local")])).result()
+    ml.registries.begin_create(Registry(name=name, location="local", replication_locations=[RegistryRegionDetails(location="local")])).result()
     return MLClient(DefaultAzureCredential(), registry_name=name), name
 
 
@@ -62,7 +59,7 @@ def test_environments_and_data_of_a_registry_are_used_by_a_job(ml, shared, folde
     client.data.create_or_update(Data(name=name, version="1", path=str(folder), type="uri_folder"))
     assert name in [e.name for e in client.environments.list()] and name in [d.name for d in client.data.list()]
     job = ml.jobs.create_or_update(command(
-        command="ls ${{inputs.d}}", environment=f"azureml://registries/{registry}/environments/{name}/versions/1", compute=cpu,
+        command="ls ${{inputs.d}}", environment="azureml://registries/{registry}/environments/{name}/versions/1", compute=cpu,
         inputs={"d": Input(type="uri_folder", path=f"azureml://registries/{registry}/data/{name}/versions/1")},
     ))
     assert "model.bin" in printed(job)
