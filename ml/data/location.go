@@ -34,6 +34,7 @@ var (
 	armAsset   = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models|datasets)/([^/]+)/versions/([^/]+)$`)
 	armLabel   = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models)/([^/]+)/labels/([^/]+)$`)
 	named      = regexp.MustCompile(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
+	hadoopHost = regexp.MustCompile(`(?i)^wasbs?://([^@./]+)\.[^@/]+/([^/]+)/(.*)$`) // as people write it, without the "@"
 	hadoop     = regexp.MustCompile(`(?i)^(?:wasbs?|abfss?)://([^@/]+)@([^./]+)\.[^/]+/(.*)$`)
 )
 
@@ -107,6 +108,9 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 	}
 	if m := hadoop.FindStringSubmatch(uri); m != nil {
 		return checked(Location{Container: blob.Container{Account: strings.ToLower(m[2]), Name: strings.ToLower(m[1])}, Path: m[3]}, uri)
+	}
+	if m := hadoopHost.FindStringSubmatch(uri); m != nil {
+		return checked(Location{Container: blob.Container{Account: strings.ToLower(m[1]), Name: strings.ToLower(m[2])}, Path: m[3]}, uri)
 	}
 	if u, err := url.Parse(uri); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
 		if c, path, ok := ofURL(u); ok {

@@ -159,6 +159,7 @@ func TestLocate(t *testing.T) {
 		{uri: "azureml://jobs/j/outputs/default", at: artifacts, path: "ExperimentRun/dcid.j/"},
 		{uri: "runs:/j/model", at: artifacts, path: "ExperimentRun/dcid.j/model"},
 		{uri: "wasbs://box@acc1.blob.core.windows.net/a/b", at: mine, path: "a/b"},
+		{uri: "wasbs://acc1.blob.core.windows.net/box/a/b", at: mine, path: "a/b"},
 		{uri: "abfss://box@acc1.dfs.core.windows.net/a", at: mine, path: "a"},
 		{uri: "https://localhost:7443/blob/acc1/box/a/b.csv", at: mine, path: "a/b.csv"},
 		{uri: "https://acc1.blob.core.lapis@localhost:7443/box/a/b.csv", at: mine, path: "a/b.csv"},

@@ -40,18 +40,28 @@ def files(tmp_path_factory):
     for folder, _, names in os.walk(root):
         os.chmod(folder, 0o755)
     for path, _, golden in documents():
-        for uploads in golden.get("placeholders", {}).values():
-            for upload in uploads if isinstance(uploads, list) else [uploads]:
-                there = pathlib.Path(os.path.normpath(root / path / ".." / (isinstance(upload, dict) and upload.get("uploaded") or ".")))
-                if there.exists() or root not in there.parents:
-                    continue
-                if there.suffix:
-                    there.parent.mkdir(parents=True, exist_ok=True)
-                    there.write_text("x")
-                else:
-                    there.mkdir(parents=True)
-                    (there / "there.txt").write_text("x")
+        uploads = [u for list_ in golden.get("placeholders", {}).values() for u in (list_ if isinstance(list_, list) else [list_])]
+        missing = [u["uploaded"] for u in uploads if isinstance(u, dict) and u.get("uploaded")] + golden.get("after", {}).get("missing_files", [])
+        for name in missing:
+            stand_in(root, pathlib.Path(os.path.normpath(root / path / ".." / name)))
+    for name in ("component_src", "common_src"):
+        stand_in(root, root / "cli" / "assets" / "component" / name)
+    # What some of them refer to.
+    lapis("environment", "create", "-n", "xgboost-sklearn-py38", "--version", "1", "--image", "library/python:latest")
     return root
+
+
+def stand_in(root, there):
+    """Make a file or folder where the corpus has none, of any content."""
+    if there.exists() or root not in there.parents:
+        return
+    if there.suffix:
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_text("x")
+    else:
+        there.mkdir(parents=True)
+        (there / "there.txt").write_text("x")
+        (there / "MLTable").write_text("paths:\n  - file: ./there.txt\n")
 
 
 ALL = documents() or [pytest.param("", "", {}, marks=pytest.mark.skip(reason="the corpus is not beside the repository"))]
@@ -61,6 +71,8 @@ ALL = documents() or [pytest.param("", "", {}, marks=pytest.mark.skip(reason="th
 def test_the_file_is_made_shown_and_listed(path, noun, golden, files, unique):
     name = unique("x").replace("-", "_" if noun in ("component", "datastore") else "-")
     change = [word for field in golden.get("after", {}).get("params_override") or [] for key, value in field.items() for word in ("--set", f"{key}={value}")]
+    if "<VERSION>" in (files / path).read_text():
+        change += ["--version", "1"]  # a script of theirs would put it in
     made = json.loads(lapis(noun, "create", "-f", str(files / path), *change, "-n", name).stdout)
     assert made["name"] == name
     version = ["--version", str(made["version"])] if noun in VERSIONED else []
