@@ -67,3 +67,21 @@ def test_connecting_twice_and_undoing_gives_back_the_shell():
     """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_workspace_is_made_changed_and_deleted(ml, unique):
+    from azure.ai.ml.entities import Workspace
+
+    name = unique("ws")
+    ml.workspaces.begin_create(Workspace(name=name, location="local", display_name="a second", description="d", tags={"t": "1"})).result()
+    found = ml.workspaces.get(name)
+    assert (found.display_name, found.description, found.tags["t"]) == ("a second", "d", "1")
+    found.description, found.tags = "d2", {"t": "2"}
+    ml.workspaces.begin_update(found).result()
+    assert ml.workspaces.get(name).description == "d2"
+    there = MLClient(DefaultAzureCredential(), ml.subscription_id, ml.resource_group_name, name)
+    assert there.datastores.get_default().name == "workspaceblobstore"
+    assert list(there.jobs.list()) == []
+    ml.workspaces.begin_delete(name, delete_dependent_resources=False).result()
+    with pytest.raises(ResourceNotFoundError, match=name):
+        ml.workspaces.get(name)

@@ -217,3 +217,13 @@ def test_an_input_that_is_gone_fails_the_job_by_its_name(ml, submit, finish):
     with pytest.raises(JobException, match="here.txt|gone"):
         ml.jobs.stream(job.name)
     assert finish(job).status == "Failed"
+
+
+def test_a_job_that_needs_more_memory_than_its_machine_has_says_so(ml, finish):
+    job = command(
+        command="python -c 'x = bytes([1]) * (3 << 30); print(len(x))'", environment=Environment(image=PLAIN), instance_type="Standard_F1s"
+    )
+    job = ml.jobs.create_or_update(job)
+    assert finish(job).status == "Failed"
+    with pytest.raises(JobException, match="memory"):
+        ml.jobs.stream(job.name)
