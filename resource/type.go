@@ -26,6 +26,14 @@ type Type struct {
 	// Virtual: the type only stands on the way to others ("locations").
 	Virtual bool
 
+	// Refused answers every use of the type: one that clients know and that is
+	// not offered.
+	Refused error
+
+	// Resolve finds what a name stands for that no resource has; the zero ID if
+	// nothing. Readers alone may use such a name.
+	Resolve func(ctx context.Context, id ID) (ID, error)
+
 	// Tracked: the type stands in the lists of all resources of a group, and what
 	// contains it asks it before it goes.
 	Tracked bool
@@ -134,7 +142,7 @@ func NewTypes(types ...*Type) *Types {
 // Find returns the type of that name, or a fault that names it.
 func (r *Types) Find(name string) (*Type, error) {
 	if t, ok := r.byName[strings.ToLower(name)]; ok {
-		return t, nil
+		return t, t.Refused
 	}
 	return nil, fault.New(fault.Missing, "InvalidResourceType", "The resource type %q is not known here.", clip(name)).At(name)
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"lapis/edge/armhttp"
+	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/compute"
 	"lapis/ml/workspace"
@@ -81,4 +82,19 @@ func (v *server) usages(r *http.Request, a resource.Address, view resource.View)
 			"unit": "Count", "currentValue": u.now, "limit": u.limit, "name": map[string]string{"value": u.name, "localizedValue": u.title}})
 	}
 	return http.StatusOK, map[string]any{"value": items}, nil
+}
+
+// later are the types that clients know and that are not offered yet.
+func later() []*resource.Type {
+	var types []*resource.Type
+	for name, title := range map[string]string{
+		"schedules": "schedules", "onlineEndpoints": "online endpoints", "onlineEndpoints/deployments": "online deployments",
+		"batchEndpoints": "batch endpoints", "batchEndpoints/deployments": "batch deployments", "serverlessEndpoints": "serverless endpoints",
+		"marketplaceSubscriptions": "marketplace subscriptions", "capabilityHosts": "capability hosts", "featuresets": "feature sets",
+		"featurestoreEntities": "feature store entities", "outboundRules": "outbound rules", "privateEndpointConnections": "private endpoints",
+	} {
+		types = append(types, &resource.Type{Name: ml.Workspaces + "/" + name, Title: title,
+			Refused: fault.New(fault.NotImplemented, "NotOffered", "Lapis does not offer %s yet.", title).At(ml.Workspaces + "/" + name)})
+	}
+	return types
 }

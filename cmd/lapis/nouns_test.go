@@ -126,3 +126,33 @@ func TestAnAttachedMachineIsKeptWithoutItsSecrets(t *testing.T) {
 		t.Error(m)
 	}
 }
+
+func TestTheDefaultVersionIsTheLatest(t *testing.T) {
+	s := start(t, t.TempDir())
+	token := clientToken(t, s)
+	c := s.workspace(t) + "/components/c1/versions/"
+	s.ask(t, token, "GET", c+"azureml_default", "", 404)
+	for _, v := range []string{"1", "2"} {
+		s.ask(t, token, "PUT", c+v, `{"properties":{"componentSpec":{"type":"command","command":"ls `+v+`","environment":"azureml:e:1"}}}`, 201)
+	}
+	if m := s.ask(t, token, "GET", c+"azureml_default", "", 200); m["name"] != "2" || !strings.HasSuffix(m["id"].(string), "/versions/2") {
+		t.Error(m)
+	}
+	s.ask(t, token, "PUT", c+"azureml_default", `{"properties":{"componentSpec":{"type":"command","command":"ls"}}}`, 400)
+	s.ask(t, token, "DELETE", c+"azureml_default", "", 204)
+}
+
+func TestWhatIsNotOfferedSaysSo(t *testing.T) {
+	s := start(t, t.TempDir())
+	token := clientToken(t, s)
+	for _, path := range []string{"schedules", "onlineEndpoints/e", "batchEndpoints/e/deployments"} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			if method != "GET" && path == "schedules" || method != "GET" && strings.HasSuffix(path, "deployments") {
+				continue
+			}
+			if m := s.ask(t, token, method, s.workspace(t)+"/"+path, `{"properties":{}}`, 501); !strings.Contains(fmt.Sprint(m), "not offer") {
+				t.Error(m)
+			}
+		}
+	}
+}

@@ -172,6 +172,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		jobs.Type(),
 	}
 	types = append(types, compute.Types(resources)...)
+	types = append(types, later()...)
 	kinds := []asset.Kind{
 		asset.Code(resources, blobs, links, now),
 		data.Assets(resources),

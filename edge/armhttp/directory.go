@@ -108,7 +108,7 @@ func (d Directory) show(subscription, namespace string) any {
 	types := []any{}
 	for _, t := range d.Manager.Types().All() {
 		name, kind, _ := strings.Cut(t.Name, "/")
-		if name != namespace {
+		if name != namespace || t.Refused != nil {
 			continue
 		}
 		types = append(types, map[string]any{"resourceType": kind, "locations": []string{d.Location}, "apiVersions": versions,

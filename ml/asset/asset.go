@@ -71,6 +71,16 @@ func (k Kind) Types(store resource.Store) []*resource.Type {
 		View:    k.View,
 		Actions: k.Actions,
 		List:    k.List,
+		Resolve: func(ctx context.Context, id resource.ID) (resource.ID, error) {
+			if !strings.EqualFold(id.Name(), defaultVersion) {
+				return resource.ID{}, nil
+			}
+			r, err := Newest(ctx, store, id.Parent())
+			if fault.Is(err, fault.Missing) {
+				return resource.ID{}, nil
+			}
+			return r.ID, err
+		},
 	}
 	return []*resource.Type{container, version}
 }
@@ -94,7 +104,13 @@ func (k Kind) checkName(name string) error {
 	return nil
 }
 
+// defaultVersion stands for the latest version where a version is read.
+const defaultVersion = "azureml_default"
+
 func (k Kind) checkVersion(version string) error {
+	if strings.EqualFold(version, defaultVersion) {
+		return fault.Invalid("a version cannot be named %q: that word stands for the latest", version).With("ValidationError").At("version")
+	}
 	if !commonVersion.MatchString(version) {
 		return fault.Invalid("%q is no version for a %s: 1 to 255 letters, digits, '_', '-' and '.', beginning with a letter, a digit or '_'", version, k.Title).With("ValidationError").At("version")
 	}

@@ -25,6 +25,11 @@ func (m *Manager) Get(ctx context.Context, p identity.Principal, id resource.ID,
 	if err != nil {
 		return resource.Resource{}, err
 	}
+	if r == nil && t.Resolve != nil {
+		if r, err = m.resolved(ctx, t, id); err != nil {
+			return resource.Resource{}, err
+		}
+	}
 	if r == nil {
 		if err := m.parent(ctx, id); err != nil {
 			return resource.Resource{}, err
@@ -32,6 +37,15 @@ func (m *Manager) Get(ctx context.Context, p identity.Principal, id resource.ID,
 		return resource.Resource{}, missing(t, id)
 	}
 	return *r, m.view(ctx, t, v, r)
+}
+
+// resolved is what a name stands for that no resource has, or nil.
+func (m *Manager) resolved(ctx context.Context, t *resource.Type, id resource.ID) (*resource.Resource, error) {
+	found, err := t.Resolve(ctx, id)
+	if err != nil || found.Zero() {
+		return nil, err
+	}
+	return m.stored(ctx, t, found)
 }
 
 // List returns one page of a type's resources as readers see them. What they
