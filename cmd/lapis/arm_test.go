@@ -130,10 +130,18 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 		s.ask(t, token, "POST", deployment+"/validate", `{"properties":`, 400)
 	})
 	t.Run("a deployment that fails tells so when it is asked", func(t *testing.T) {
-		m := s.ask(t, token, "PUT", group+"/providers/Microsoft.Resources/deployments/d2", body("x"), 201)
-		if at(m, "properties", "provisioningState") != "Failed" || !strings.Contains(fmt.Sprint(at(m, "properties", "error")), "no name for a workspace") {
+		d2 := group + "/providers/Microsoft.Resources/deployments/d2"
+		if m := s.ask(t, token, "PUT", d2, body("x"), 400); !strings.Contains(fmt.Sprint(m), "no name for a workspace") {
 			t.Error(m)
 		}
+		s.ask(t, token, "GET", d2, "", 404)
+		lock := made + "/providers/Microsoft.Authorization/locks/l0"
+		s.ask(t, token, "PUT", lock, `{"properties":{"level":"ReadOnly"}}`, 201)
+		m := s.ask(t, token, "PUT", d2, body("ws1"), 201)
+		if at(m, "properties", "provisioningState") != "Failed" || !strings.Contains(fmt.Sprint(at(m, "properties", "error")), "ScopeLocked") {
+			t.Error(m)
+		}
+		s.ask(t, token, "DELETE", lock, "", 200)
 	})
 	t.Run("resources of all types are listed and filtered", func(t *testing.T) {
 		for filter, want := range map[string]string{

@@ -94,6 +94,13 @@ func (d Deployments) read(r *http.Request, a resource.Address) (deployment, reso
 		return body, resource.ID{}, nil, fault.Invalid("deployments are made in a resource group; '%s' is none", a.Scope.Parent()).With("InvalidDeployment")
 	}
 	id, wanted, err := d.Wanted(group, body.Properties.Template, body.Properties.Parameters)
+	if err != nil {
+		return body, id, wanted, err
+	}
+	t, err := d.Manager.Types().Find(id.Type())
+	if err == nil && t.Check != nil {
+		err = t.Check(id.Name())
+	}
 	return body, id, wanted, err
 }
 

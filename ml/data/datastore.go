@@ -32,6 +32,10 @@ type Datastore struct {
 	FileShare string `json:"fileShareName"`
 	System    string `json:"filesystem"`
 	IsDefault bool   `json:"isDefault"`
+
+	Credentials struct {
+		Kind string `json:"credentialsType"`
+	} `json:"credentials"`
 }
 
 // Blobs is the container of ours behind an AzureBlob datastore.
@@ -190,6 +194,7 @@ func listSecrets(grants asset.Grants, call resource.Call, now time.Time) (any, e
 	hours := 24
 	var body struct {
 		ExpireAfterHours *int `json:"expireAfterHours"`
+		Expirable        bool `json:"expirableSecret"`
 	}
 	if len(call.Body) > 0 {
 		if err := json.Unmarshal(call.Body, &body); err != nil {
@@ -204,5 +209,10 @@ func listSecrets(grants asset.Grants, call resource.Call, now time.Time) (any, e
 	}
 	_, signed := grants.Container(call.View.Origin, d.Blobs(), "racwdl", now.Add(time.Duration(hours)*time.Hour), call.Caller.Name)
 	_, query, _ := strings.Cut(signed, "?")
+	if !body.Expirable && strings.EqualFold(d.Credentials.Kind, "AccountKey") {
+		// SDKs before 1.19 look for a key where the datastore has one. Storage
+		// clients tell a signature from a key by its looks.
+		return map[string]any{"secretsType": "AccountKey", "key": query}, nil
+	}
 	return map[string]any{"secretsType": "Sas", "sasToken": query}, nil
 }
