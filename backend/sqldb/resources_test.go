@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"lapis/ml/tracking"
 	"lapis/resource"
 	"lapis/resource/storetest"
 )
@@ -101,5 +102,48 @@ func TestWhatIsPastItsTimeIsPruned(t *testing.T) {
 		if err := db.Read().QueryRow(query).Scan(&n); err != nil || n != want {
 			t.Errorf("%s: %d, want %d; %v", query, n, want, err)
 		}
+	}
+}
+
+// However many jobs have ended, those that are open, and one page of a list, are
+// found in an index of their own.
+func TestEndedJobsCostNothing(t *testing.T) {
+	db := open(t)
+	runs, err := NewTracking(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ended = 100_000
+	err = db.Write(t.Context(), func(tx *Tx) error {
+		_, err := tx.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+			INSERT INTO runs (workspace, key, id, experiment, parent, job, status, hidden, deleted, created, start, finish, name, user, artifact, tags, more)
+			SELECT 'w', 'j' || i, 'j' || i, 1, '', 1, CASE WHEN i % 1000 THEN 'Completed' ELSE 'Queued' END, 0, 0, i, i, i, 'name', 'eve', '', '{}', '{}' FROM n`, ended)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	const rounds = 20
+	for range rounds {
+		list, err := runs.OpenJobs(t.Context())
+		if err != nil || len(list) != ended/1000 {
+			t.Fatalf("%d open, %v", len(list), err)
+		}
+	}
+	open := time.Since(began) / rounds
+	began = time.Now()
+	shown, before := false, int64(ended/2)
+	for range rounds {
+		list, err := runs.ListJobs(t.Context(), "w", tracking.JobFilter{Hidden: &shown}, before, 100)
+		if err != nil || len(list) != 100 || list[0].Seq != before-1 {
+			t.Fatalf("%d listed, %v", len(list), err)
+		}
+	}
+	listed := time.Since(began) / rounds
+	t.Logf("of %d jobs: the open ones in %s, a page in %s", ended, open, listed)
+	// To look at all of them takes some hundred times as long.
+	if most := 100 * time.Millisecond; open > most || listed > most {
+		t.Errorf("the open jobs in %s, a page in %s", open, listed)
 	}
 }

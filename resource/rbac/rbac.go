@@ -41,6 +41,9 @@ func (Checker) Check(_ context.Context, p identity.Principal, action string, id 
 
 func mayJob(p identity.Principal, action string, id resource.ID) bool {
 	workspace := strings.ToLower(p.Workspace)
+	if workspace == "" {
+		return false
+	}
 	inside := id.Key() == workspace || strings.HasPrefix(id.Key(), workspace+"/")
 	above := strings.HasPrefix(workspace, id.Key()+"/")
 	read := strings.HasSuffix(action, "/read")

@@ -523,11 +523,11 @@ func many(t *testing.T, s Subject) {
 func fresh(t *testing.T, s Subject) {
 	ctx := t.Context()
 	var group sync.WaitGroup
-	for n := range 4 {
+	for n := range 2 {
 		r := thing(t, fmt.Sprint("n", n))
 		inner := resource.Resource{ID: r.ID.Child("parts", "p"), Properties: json.RawMessage(`{}`)}
 		stop := make(chan struct{})
-		for range 3 { // those who read all the time
+		for range 2 { // those who read all the time
 			group.Go(func() {
 				for {
 					select {
@@ -536,13 +536,14 @@ func fresh(t *testing.T, s Subject) {
 					default:
 						s.Store.Get(ctx, r.ID)
 						s.Store.GetMany(ctx, []resource.ID{r.ID, inner.ID})
+						time.Sleep(50 * time.Microsecond)
 					}
 				}
 			})
 		}
 		group.Go(func() {
 			defer close(stop)
-			for i := range 60 {
+			for i := range 30 {
 				r.Properties = json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))
 				seq, err := s.Store.Commit(ctx, resource.Batch{Puts: []resource.Write{{Resource: r, Expect: resource.Any}, {Resource: inner, Expect: resource.Any}}})
 				if err != nil {
