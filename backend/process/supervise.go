@@ -45,7 +45,7 @@ func Supervise() int {
 	syscall.CloseOnExec(answerFD)
 	answer := os.NewFile(answerFD, "answer")
 	if st, err := os.Stdin.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
-		fmt.Fprintln(os.Stderr, "Error: lapis supervise is started by the server, not by hand; to run a job, use lapis job submit")
+		fmt.Fprintln(os.Stderr, "Error: lapis supervise is started by the server, not by hand; to run a job, use lapis job create")
 		return 2
 	}
 	var s supervisor

@@ -117,9 +117,7 @@ func (d *Dispatcher) prepare(ctx context.Context, w demand) {
 			d.Log.Error("keep a build log", "job", w.run.ID, "err", closeErr)
 		}
 		if err != nil && ctx.Err() == nil {
-			e := failure(err)
-			e.message = "The environment could not be built: " + e.message
-			if !d.settle(ctx, w.run, e) {
+			if !d.settle(ctx, w.run, failure(err)) {
 				rest(ctx)
 			}
 		}
