@@ -199,6 +199,7 @@ func (t *Tracking) readRuns(ctx context.Context, experiment, where string, arg a
 		}
 		defer rows.Close()
 		bySeq := map[int64]*tracking.Detail{}
+		same := texts{}
 		used := map[*tracking.Detail][]datasetUse{}
 		for rows.Next() {
 			d, uses, err := scanDetail(rows)
@@ -208,6 +209,7 @@ func (t *Tracking) readRuns(ctx context.Context, experiment, where string, arg a
 			if d.Experiment != experiment {
 				continue // it has moved
 			}
+			same.share(d)
 			runs = append(runs, d)
 			bySeq[d.Seq] = d
 			if len(uses) > 0 {
@@ -224,6 +226,42 @@ func (t *Tracking) readRuns(ctx context.Context, experiment, where string, arg a
 		return readLog(ctx, tx, bySeq, where, arg)
 	})
 	return runs, err
+}
+
+// texts holds one copy of each text, for runs that say much the same.
+type texts map[string]string
+
+func (t texts) one(s string) string {
+	if len(s) > 64 {
+		return s
+	}
+	if had, ok := t[s]; ok {
+		return had
+	}
+	t[s] = s
+	return s
+}
+
+func (t texts) oneMap(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	shared := make(map[string]string, len(m))
+	for k, v := range m {
+		shared[t.one(k)] = t.one(v)
+	}
+	return shared
+}
+
+// share makes a run use the texts that others use.
+func (t texts) share(d *tracking.Detail) {
+	for _, s := range []*string{&d.Workspace, &d.Experiment, &d.Parent, &d.User, (*string)(&d.Status)} {
+		*s = t.one(*s)
+	}
+	d.Tags, d.Params = t.oneMap(d.Tags), t.oneMap(d.Params)
+	for i := range d.Metrics {
+		d.Metrics[i].Key = t.one(d.Metrics[i].Key)
+	}
 }
 
 // readDatasets fills in the datasets of runs; those that share one share its bytes.
