@@ -4,6 +4,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -300,7 +301,7 @@ func nowRunning(r *tracking.Run, started time.Time) error {
 // change writes a run's row and logs what went wrong with it.
 func (d *Dispatcher) change(ctx context.Context, r tracking.Run, change func(*tracking.Run) error) bool {
 	_, err := d.Runs.ChangeRun(ctx, r.Workspace, r.ID, change)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errCanceled) {
 		d.Log.Error("write the state of a job", "job", r.ID, "err", err)
 	}
 	return err == nil
