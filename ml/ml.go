@@ -42,6 +42,7 @@ func AccountOf(guid string) string { return "st" + strings.ReplaceAll(guid, "-",
 type siteStatus struct {
 	WorkspaceID string `json:"workspaceId"`
 	RegistryID  string `json:"registryId"`
+	Deleted     string `json:"softDeletedAt"`
 	Account     string `json:"storageAccountName"`
 }
 
@@ -74,6 +75,9 @@ func SiteFrom(r resource.Resource) (Site, error) {
 	err := json.Unmarshal(r.Status, &s)
 	if s.WorkspaceID == "" {
 		s.WorkspaceID = s.RegistryID
+	}
+	if s.Deleted != "" {
+		return Site{}, fault.NotFound("The "+homeTitle(r.ID)+" '%s' was deleted on %s.", r.ID.Name(), s.Deleted).At(r.ID.String())
 	}
 	if err != nil || s.WorkspaceID == "" {
 		return Site{}, fault.Conflicts("The "+homeTitle(r.ID)+" '%s' is not ready yet; wait until its provisioningState is Succeeded.", r.ID.Name()).With("WorkspaceNotReady")

@@ -34,6 +34,10 @@ type Type struct {
 	// nothing. Readers alone may use such a name.
 	Resolve func(ctx context.Context, id ID) (ID, error)
 
+	// Gone tells that a resource which is kept counts as deleted: it, and all below
+	// it, is there for nobody but a PUT that brings it back and a purge.
+	Gone func(r Resource) bool
+
 	// Tracked: the type stands in the lists of all resources of a group, and what
 	// contains it asks it before it goes.
 	Tracked bool
@@ -114,7 +118,12 @@ type Change struct {
 	New    *Resource // what will be stored; nil at a deletion. Admit may alter it
 	Caller identity.Principal
 	Batch  Batch // what is stored together with it; Admit may add to it
-	View   View
+
+	Gone  *Resource       // of a new resource: what was deleted under this id and is kept
+	Purge bool            // of a deletion: nothing is to be kept
+	Kept  json.RawMessage // of a deletion: the status that AdmitDelete keeps the resource with, so that it is Gone
+
+	View View
 }
 
 // Rely makes the commit fail, and the road run again, if the resource has

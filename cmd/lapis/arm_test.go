@@ -208,3 +208,69 @@ func TestALocationTellsItsSizesAndUsage(t *testing.T) {
 		t.Errorf("%d usages", n)
 	}
 }
+
+func TestADeletedWorkspaceIsKeptForAWhile(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, dir)
+	token := clientToken(t, s)
+	ws := s.workspace(t)
+	group := ws[:strings.Index(ws, "/providers/")]
+	env := ws + "/environments/plain/versions/1"
+	s.ask(t, token, "PUT", env, `{"properties":{"image":"library/python:latest"}}`, 201)
+	s.ask(t, token, "PATCH", ws, `{"tags":{"a":"b"},"properties":{"description":"kept"}}`, 200)
+	before := at(s.ask(t, token, "GET", ws, "", 200), "properties", "workspaceId")
+	removed := func() {
+		t.Helper()
+		if status, m := s.call(t, token, "DELETE", ws, ""); status != 202 {
+			t.Fatal(status, m)
+		}
+		for _, path := range []string{ws, env, ws + "/environments", ws + "/datastores/workspaceblobstore", "/history/v1.0" + ws + "/runs/x"} {
+			s.ask(t, token, "GET", path, "", 404)
+		}
+		s.ask(t, token, "PUT", ws+"/environments/plain/versions/2", `{"properties":{"image":"a"}}`, 404)
+		s.ask(t, token, "POST", ws+"/listKeys", "", 404)
+		s.ask(t, token, "DELETE", ws, "", 204)
+		if got := names(s.ask(t, token, "GET", group+"/providers/Microsoft.MachineLearningServices/workspaces", "", 200)); got != "" {
+			t.Errorf("workspaces %q", got)
+		}
+		if got := names(s.ask(t, token, "GET", group+"/resources", "", 200)); strings.Contains(got, "main") {
+			t.Errorf("resources %q", got)
+		}
+	}
+	removed()
+	if m := s.ask(t, token, "PUT", ws, `{"location":"local","properties":{}}`, 409); !strings.Contains(fmt.Sprint(m), "allowRecoverSoftDeletedWorkspace") {
+		t.Error(m)
+	}
+	s.kill()
+	s = start(t, dir) // and it is not made anew by a start
+	token = clientToken(t, s)
+	s.ask(t, token, "GET", ws, "", 404)
+	if status, m := s.call(t, token, "PUT", ws, `{"location":"local","properties":{"allowRecoverSoftDeletedWorkspace":true}}`); status/100 != 2 {
+		t.Fatal(status, m)
+	}
+	m := s.ask(t, token, "GET", ws, "", 200)
+	if at(m, "properties", "workspaceId") != before || at(m, "properties", "description") != "kept" || at(m, "tags", "a") != "b" || at(m, "properties", "provisioningState") != "Succeeded" || at(m, "properties", "allowRecoverSoftDeletedWorkspace") != nil {
+		t.Error(m)
+	}
+	s.ask(t, token, "GET", env, "", 200)
+	s.submit(t, token, "j1", "true")
+	s.await(t, token, "j1", "Completed")
+
+	removed()
+	s.ask(t, token, "DELETE", ws+"?forceToPurge=true", "", 202)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		status, m := s.call(t, token, "PUT", ws, `{"location":"local","properties":{}}`)
+		if status/100 == 2 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(status, m)
+		}
+	}
+	s.ask(t, token, "GET", env, "", 404)
+	if after := at(s.ask(t, token, "GET", ws, "", 200), "properties", "workspaceId"); after == before {
+		t.Error("a new workspace has the old one's id")
+	}
+	s.ask(t, token, "DELETE", ws+"?forceToPurge=true", "", 202)
+	s.gone(t, token, ws)
+}

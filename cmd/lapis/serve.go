@@ -286,5 +286,8 @@ func (v *server) ensure(ctx context.Context, idText, body string) error {
 		return nil
 	}
 	_, err = v.manager.Put(ctx, manager.Request{ID: id, Caller: v.who.admin(), Body: []byte(body), View: resource.View{Origin: v.origins.Default()}})
+	if f := fault.Find(err); f != nil && f.Code == "SoftDeletedWorkspaceExists" {
+		return nil // it was deleted on purpose and can be brought back
+	}
 	return err
 }

@@ -7,7 +7,11 @@ import (
 	"lapis/backend/disk"
 	"lapis/backend/pyenv"
 	"lapis/backend/sqldb"
+	"lapis/ml"
 	"lapis/ml/dispatch"
+	"lapis/ml/workspace"
+	"lapis/resource"
+	"lapis/resource/manager"
 )
 
 // How often the house is put in order, and how long an upload may lie half-done.
@@ -37,6 +41,9 @@ func (v *server) upkeep(resources *sqldb.Resources, blobs *disk.Store, builder *
 			if err := blobs.Sweep(ctx, blocksFor); err != nil && ctx.Err() == nil {
 				v.log.Error("sweep unfinished uploads", "err", err)
 			}
+			if err := v.purgeDeleted(ctx); err != nil && ctx.Err() == nil {
+				v.log.Error("purge deleted workspaces", "err", err)
+			}
 			freed, err := builder.Sweep(ctx, jobs.Uses)
 			if err != nil && ctx.Err() == nil {
 				v.log.Error("sweep environments", "err", err)
@@ -46,4 +53,21 @@ func (v *server) upkeep(resources *sqldb.Resources, blobs *disk.Store, builder *
 			}
 		}
 	}
+}
+
+// purgeDeleted removes the workspaces that were deleted long ago.
+func (v *server) purgeDeleted(ctx context.Context) error {
+	yes := true
+	page, err := v.manager.Store().List(ctx, resource.Query{Type: ml.Workspaces, Archived: &yes, Limit: 1000})
+	if err != nil {
+		return err
+	}
+	for _, r := range page.Resources {
+		if at, ok := workspace.When(r); ok && now().Sub(at) > workspace.KeptFor {
+			if _, err := v.manager.Delete(ctx, manager.Request{ID: r.ID, Caller: v.who.platform(), Purge: true}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -177,6 +177,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, id resource.ID, v
 	case http.MethodPatch:
 		reply, err = s.manager.Patch(r.Context(), req)
 	default:
+		req.Purge = strings.EqualFold(r.URL.Query().Get("forceToPurge"), "true")
 		reply, err = s.manager.Delete(r.Context(), req)
 	}
 	if err != nil {

@@ -41,6 +41,9 @@ func FromTemplate(group resource.ID, template, parameters resource.Document) (re
 		}
 	}
 	props.Set("hbiWorkspace", strings.EqualFold(text("confidential_data"), "true"))
+	if strings.EqualFold(text("allow_recover_softdeleted_workspace"), "true") {
+		props.Set("allowRecoverSoftDeletedWorkspace", true)
+	}
 	props.Set("enableDataIsolation", strings.EqualFold(text("enable_data_isolation"), "true"))
 	for from, to := range map[string]string{"managedNetwork": "managedNetwork", "serverless_compute_settings": "serverlessComputeSettings"} {
 		if object := parameters.Object(from).Object("value"); len(object) > 0 {

@@ -30,11 +30,15 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 			}
 			return nil
 		},
+		Gone:  Deleted,
 		Admit: func(ctx context.Context, c *resource.Change) error { return admit(ctx, blobs, seeds, c) },
 		AdmitDelete: func(ctx context.Context, c *resource.Change) error {
 			site, err := ml.SiteFrom(*c.Old)
 			if err != nil {
 				return nil // never became ready
+			}
+			if !c.Purge {
+				c.Kept = deleted(now())
 			}
 			n, err := openJobs(ctx, site.GUID)
 			if err == nil && n > 0 {
@@ -43,7 +47,7 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 			return err
 		},
 		Release: func(ctx context.Context, r resource.Resource) error {
-			site, err := ml.SiteFrom(r)
+			site, err := ml.SiteFrom(revived(r))
 			if err != nil {
 				return nil
 			}
@@ -104,6 +108,13 @@ func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Chan
 		"storageAccount", "keyVault", "applicationInsights", "containerRegistry", "notebookInfo", "tenantId"} {
 		delete(p, name)
 	}
+	wanted := string(p["allowRecoverSoftDeletedWorkspace"]) == "true"
+	delete(p, "allowRecoverSoftDeletedWorkspace")
+	if c.Gone != nil {
+		if err := restore(c, p, wanted); err != nil {
+			return err
+		}
+	}
 	p.Default("friendlyName", c.New.ID.Name())
 	p.Default("description", "")
 	p.Default("hbiWorkspace", false)
@@ -121,7 +132,7 @@ func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Chan
 	if len(c.New.SKU) == 0 {
 		c.New.SKU = json.RawMessage(`{"name":"Basic","tier":"Basic"}`)
 	}
-	if c.Old != nil {
+	if c.Old != nil || c.Gone != nil {
 		return nil
 	}
 	guid := newGUID()

@@ -65,6 +65,7 @@ func (m *Manager) Tracked(ctx context.Context, p identity.Principal, scope resou
 	if _, err := m.Get(ctx, p, scope, v); err != nil {
 		return resource.Page{}, err
 	}
+	no := false
 	from, token, _ := strings.Cut(after, " ")
 	var page resource.Page
 	for _, t := range m.types.All() {
@@ -74,7 +75,7 @@ func (m *Manager) Tracked(ctx context.Context, p identity.Principal, scope resou
 		if t.Name != from {
 			token = ""
 		}
-		part, err := m.List(ctx, p, resource.Query{Type: t.Name, Scope: scope, After: token, Limit: limit - len(page.Resources)}, resource.Options{}, v)
+		part, err := m.List(ctx, p, resource.Query{Type: t.Name, Scope: scope, Archived: &no, After: token, Limit: limit - len(page.Resources)}, resource.Options{}, v)
 		if err != nil {
 			return page, err
 		}

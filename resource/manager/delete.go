@@ -25,13 +25,18 @@ func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
 		if err != nil {
 			return Reply{}, err
 		}
+		if old == nil && req.Purge {
+			if old, err = m.gone(ctx, t, req.ID); err != nil {
+				return Reply{}, err
+			}
+		}
 		if old == nil {
 			return Reply{}, m.parent(ctx, req.ID)
 		}
 		if err := condition(req, old); err != nil {
 			return Reply{}, err
 		}
-		c := &resource.Change{Old: old, Caller: req.Caller, View: req.View}
+		c := &resource.Change{Old: old, Caller: req.Caller, View: req.View, Purge: req.Purge}
 		if m.policies != nil {
 			if err := m.policies.Apply(ctx, c); err != nil {
 				return Reply{}, err
@@ -56,12 +61,20 @@ func (m *Manager) remove(ctx context.Context, t *resource.Type, req Request, c *
 	reply := Reply{Resource: *c.Old}
 	op := resource.Operation{ID: newGUID(), Verb: "delete", Resource: c.Old.ID, Caller: req.Caller.Name,
 		State: resource.OperationRunning, Started: m.now()}
-	if t.Release != nil {
+	switch {
+	case c.Kept != nil:
+		kept := *c.Old
+		kept.Archived, kept.Status = true, resource.Overlay(orEmpty(kept.Status), c.Kept)
+		b.Puts = append(b.Puts, resource.Write{Resource: kept, Expect: c.Old.Etag})
+		op.State, op.Ended = resource.Succeeded, m.now()
+		b.Operations = append(b.Operations, op)
+		reply.Operation = op.ID
+	case t.Release != nil:
 		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: c.Old.ID, Change: overlaid(stateJSON(resource.Deleting))})
 		b.Relies = append(b.Relies, resource.Expectation{ID: c.Old.ID, Etag: c.Old.Etag})
 		b.Operations = append(b.Operations, op)
 		reply.Operation = op.ID
-	} else {
+	default:
 		b.Removals = append(b.Removals, resource.Removal{ID: c.Old.ID, Expect: c.Old.Etag, Deep: true})
 		if t.Async {
 			op.State, op.Ended = resource.Succeeded, m.now()

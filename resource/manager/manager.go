@@ -30,6 +30,7 @@ type Policies interface {
 // Manager keeps the road.
 type Manager struct {
 	types    *resource.Types
+	burying  []*resource.Type // those whose resources may be Gone
 	store    resource.Store
 	access   Access
 	policies Policies // nil: none
@@ -40,8 +41,14 @@ type Manager struct {
 
 // New makes a manager. Policies may be nil.
 func New(types *resource.Types, store resource.Store, access Access, policies Policies, log *slog.Logger) *Manager {
-	return &Manager{types: types, store: store, access: access, policies: policies, log: log,
+	m := &Manager{types: types, store: store, access: access, policies: policies, log: log,
 		wake: make(chan struct{}, 1), now: func() time.Time { return time.Now().UTC() }}
+	for _, t := range types.All() {
+		if t.Gone != nil {
+			m.burying = append(m.burying, t)
+		}
+	}
+	return m
 }
 
 // Types are the types the manager knows.
@@ -60,6 +67,7 @@ type Request struct {
 	Action      string          // of a POST
 	Correlation string
 	View        resource.View
+	Purge       bool // of a DELETE: what is kept of earlier ones too
 }
 
 // Reply is what a write made of it.
@@ -108,6 +116,45 @@ func (m *Manager) stored(ctx context.Context, t *resource.Type, id resource.ID) 
 		return nil, nil
 	}
 	if err != nil {
+		return nil, err
+	}
+	if t.Gone != nil && t.Gone(r) {
+		return nil, nil
+	}
+	if buried, err := m.buried(ctx, id); err != nil || buried {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// buried tells whether what a resource lies in is gone.
+func (m *Manager) buried(ctx context.Context, id resource.ID) (bool, error) {
+	for _, t := range m.burying {
+		up := id.Ancestor(t.Name)
+		if up.Zero() || up.Same(id) {
+			continue
+		}
+		r, err := m.store.Get(ctx, up)
+		if err != nil && !fault.Is(err, fault.Missing) {
+			return false, err
+		}
+		if err == nil && t.Gone(r) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// gone is what was deleted under an id and is kept, or nil.
+func (m *Manager) gone(ctx context.Context, t *resource.Type, id resource.ID) (*resource.Resource, error) {
+	if t.Gone == nil {
+		return nil, nil
+	}
+	r, err := m.store.Get(ctx, id)
+	if fault.Is(err, fault.Missing) {
+		return nil, nil
+	}
+	if err != nil || !t.Gone(r) {
 		return nil, err
 	}
 	return &r, nil

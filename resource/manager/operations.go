@@ -143,7 +143,10 @@ func (m *Manager) work(ctx context.Context, op *resource.Operation) (resource.Ba
 		b.Statuses = append(b.Statuses, resource.StatusWrite{ID: r.ID, Change: unlessDeleting(done)})
 	case "delete":
 		if r == nil {
-			return b, nil
+			r, err = m.gone(ctx, t, op.Resource) // a purge
+		}
+		if r == nil || err != nil {
+			return b, err
 		}
 		if err := m.releaseBelow(ctx, r.ID); err != nil {
 			return b, err

@@ -70,7 +70,11 @@ func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*r
 	if err := settled(t, old); err != nil {
 		return nil, err
 	}
+	var gone *resource.Resource
 	if old == nil {
+		if gone, err = m.gone(ctx, t, req.ID); err != nil {
+			return nil, err
+		}
 		if t.Check != nil {
 			if err := t.Check(req.ID.Name()); err != nil {
 				return nil, err
@@ -106,7 +110,10 @@ func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*r
 	} else {
 		wanted.Created = wanted.Updated
 	}
-	return &resource.Change{Old: old, New: &wanted, Caller: req.Caller, View: req.View}, nil
+	if gone != nil {
+		wanted.ID, wanted.Created = gone.ID, gone.Created
+	}
+	return &resource.Change{Old: old, New: &wanted, Gone: gone, Caller: req.Caller, View: req.View}, nil
 }
 
 func notNull(raw json.RawMessage) json.RawMessage {
@@ -157,6 +164,8 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 	expect, result := resource.Absent, "Succeeded"
 	if c.Old != nil {
 		expect = c.Old.Etag
+	} else if c.Gone != nil {
+		expect = c.Gone.Etag
 	}
 	reply := Reply{Created: c.Old == nil}
 	if t.Async || t.Provision != nil {
