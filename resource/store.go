@@ -11,7 +11,8 @@ import (
 // Store keeps resources. Ids are matched without regard to case. What Commit
 // has acknowledged survives a crash. storetest has the suite.
 type Store interface {
-	// Get returns the resource, or fault.Missing.
+	// Get returns the resource, or fault.Missing. Its texts and tags are shared
+	// with other readers: they are replaced, never changed in place.
 	Get(ctx context.Context, id ID) (Resource, error)
 
 	// GetMany returns those of the resources that exist, by Key.
