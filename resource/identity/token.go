@@ -102,16 +102,38 @@ func NewIssuer(c IssuerConfig) *Issuer {
 // Microsoft identity platform has it.
 type claims struct {
 	jwt.RegisteredClaims
-	Tenant    string `json:"tid,omitempty"`
-	Object    string `json:"oid,omitempty"`
-	App       string `json:"appid,omitempty"`
-	Authn     string `json:"appidacr,omitempty"` // "1": proven by a secret
-	IDType    string `json:"idtyp,omitempty"`
-	Version   string `json:"ver,omitempty"`
-	Name      string `json:"name,omitempty"`
-	Kind      Kind   `json:"lapis_kind,omitempty"`
-	Workspace string `json:"lapis_workspace,omitempty"`
-	Job       string `json:"lapis_job,omitempty"`
+	Audience  audiences `json:"aud"` // in place of the registered one
+	Tenant    string    `json:"tid,omitempty"`
+	Object    string    `json:"oid,omitempty"`
+	App       string    `json:"appid,omitempty"`
+	Authn     string    `json:"appidacr,omitempty"` // "1": proven by a secret
+	IDType    string    `json:"idtyp,omitempty"`
+	Version   string    `json:"ver,omitempty"`
+	Name      string    `json:"name,omitempty"`
+	Kind      Kind      `json:"lapis_kind,omitempty"`
+	Workspace string    `json:"lapis_workspace,omitempty"`
+	Job       string    `json:"lapis_job,omitempty"`
+}
+
+// audiences are whom a token is for. One stands by itself, as the Microsoft
+// identity platform writes it: the SDK compares it with a string before it sends
+// a job on behalf of a user, and refuses a list.
+type audiences []string
+
+func (a audiences) MarshalJSON() ([]byte, error) {
+	if len(a) == 1 {
+		return json.Marshal(a[0])
+	}
+	return json.Marshal([]string(a))
+}
+
+func (a *audiences) UnmarshalJSON(raw []byte) error {
+	var several jwt.ClaimStrings
+	if err := several.UnmarshalJSON(raw); err != nil {
+		return err
+	}
+	*a = audiences(several)
+	return nil
 }
 
 func (c *claims) principal() Principal {
@@ -132,13 +154,12 @@ func (i *Issuer) Issue(p Principal, issuer, audience string, ttl time.Duration) 
 	c := claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer:    issuer,
-			Audience:  jwt.ClaimStrings{audience},
 			Subject:   p.ID,
 			IssuedAt:  jwt.NewNumericDate(now),
 			NotBefore: jwt.NewNumericDate(now),
 			ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 		},
-		Tenant: i.tenant, Object: p.ID, App: p.Client, Authn: "1", Version: "1.0",
+		Audience: audiences{audience}, Tenant: i.tenant, Object: p.ID, App: p.Client, Authn: "1", Version: "1.0",
 		Name: p.Name, Kind: p.Kind, Workspace: p.Workspace, Job: p.Job,
 	}
 	if p.Kind != User {

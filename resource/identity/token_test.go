@@ -289,3 +289,13 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+func TestTheOneAudienceOfATokenStandsByItself(t *testing.T) {
+	i := newIssuer(t)
+	part := strings.Split(issue(t, i, Principal{ID: "o", Kind: User}, here, time.Hour), ".")[1]
+	raw, err := base64.RawURLEncoding.DecodeString(part)
+	var body map[string]any
+	if err != nil || json.Unmarshal(raw, &body) != nil || body["aud"] != here {
+		t.Errorf("%s: %v", raw, err)
+	}
+}

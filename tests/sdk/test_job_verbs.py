@@ -4,7 +4,7 @@ sent back, logs and outputs of jobs that failed."""
 import pytest
 from azure.ai.ml import Output, command
 from azure.ai.ml.constants import ListViewType
-from azure.ai.ml.entities import Environment, JobResourceConfiguration, JupyterLabJobService
+from azure.ai.ml.entities import Environment, JobResourceConfiguration, JupyterLabJobService, UserIdentityConfiguration
 from azure.core.exceptions import ResourceNotFoundError
 from conftest import PLAIN
 
@@ -64,6 +64,11 @@ def test_one_output_is_downloaded_by_name(ml, cpu, finish, tmp_path):
     assert job.status == "Completed"
     ml.jobs.download(job.name, download_path=tmp_path, output_name="a")
     assert [p.name for p in tmp_path.rglob("*.txt")] == ["a.txt"]
+
+
+def test_a_job_on_behalf_of_its_user_runs(ml, cpu, finish):
+    job = ml.jobs.create_or_update(make("echo me", cpu, identity=UserIdentityConfiguration()))
+    assert finish(job).status == "Completed"
 
 
 def test_a_job_is_validated_before_it_is_sent(ml, cpu):
