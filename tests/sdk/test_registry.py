@@ -59,7 +59,7 @@ def test_environments_and_data_of_a_registry_are_used_by_a_job(ml, shared, folde
     client.data.create_or_update(Data(name=name, version="1", path=str(folder), type="uri_folder"))
     assert name in [e.name for e in client.environments.list()] and name in [d.name for d in client.data.list()]
     job = ml.jobs.create_or_update(command(
-        command="ls ${{inputs.d}}", environment="azureml://registries/{registry}/environments/{name}/versions/1", compute=cpu,
+        command="ls ${{inputs.d}}", environment=f"azureml://registries/{registry}/environments/{name}/versions/1", compute=cpu,
         inputs={"d": Input(type="uri_folder", path=f"azureml://registries/{registry}/data/{name}/versions/1")},
     ))
     assert "model.bin" in printed(job)
@@ -67,7 +67,7 @@ def test_environments_and_data_of_a_registry_are_used_by_a_job(ml, shared, folde
 
 def test_a_component_of_a_registry_is_registered(shared, unique):
     client, _ = shared
-    node = command(name=unique("c").replace("-", "_"), version="1", command="echo hi", environment=f"azureml://registries/azureml/environments/sklearn-1.5/labels/latest")
+    node = command(name=unique("c").replace("-", "_"), version="1", command="echo hi", environment="azureml://registries/azureml/environments/sklearn-1.5/labels/latest")
     made = client.components.create_or_update(node.component)
     assert client.components.get(made.name, version="1").command == "echo hi"
 
