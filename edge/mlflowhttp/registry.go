@@ -172,8 +172,11 @@ func (c *call) search(limit, most int64) (registry.Search, error) {
 	if c.err != nil {
 		return q, c.err
 	}
-	if limit < 1 || limit > most {
-		return q, invalid("Invalid value for max_results. It must be at least 1 and at most %d, but got value %d", most, limit)
+	if limit < 1 {
+		return q, invalid("Invalid value for max_results. It must be a positive integer, but got %d", limit)
+	}
+	if limit > most {
+		return q, invalid("Invalid value for request parameter max_results. It must be at most %d, but got value %d", most, limit)
 	}
 	q.Limit = int(limit)
 	return q, nil

@@ -163,7 +163,7 @@ func TestSearchesOfTheRegistryFilterAndLeaveOutPrompts(t *testing.T) {
 		{"registered-models", "name = 'alpha'", "", "alpha"},
 		{"registered-models", "tags.first = 'a'", "", "alpha"},
 		{"registered-models", "tags.`mlflow.prompt.is_prompt` = 'true'", "", "greet"},
-		{"model-versions", "", "", "Beta2 alpha beta"},
+		{"model-versions", "", "", "Beta2 beta alpha"},
 		{"model-versions", "name = 'beta'", "", "beta"},
 		{"model-versions", "name = 'nope'", "", ""},
 		{"model-versions", "run_id = '" + run + "'", "name DESC", "beta alpha Beta2"},

@@ -52,6 +52,7 @@ func (g *Registry) SetAlias(ctx context.Context, site ml.Site, name, alias, vers
 		return err
 	}
 	_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
+		m.quiet = true
 		if m.Aliases == nil {
 			m.Aliases = map[string]string{}
 		}
@@ -64,6 +65,7 @@ func (g *Registry) SetAlias(ctx context.Context, site ml.Site, name, alias, vers
 // DeleteAlias removes an alias; one that is not there is no error.
 func (g *Registry) DeleteAlias(ctx context.Context, site ml.Site, name, alias string) error {
 	_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
+		m.quiet = true
 		delete(m.Aliases, alias)
 		return nil
 	})
@@ -73,6 +75,9 @@ func (g *Registry) DeleteAlias(ctx context.Context, site ml.Site, name, alias st
 // Aliased returns the version that an alias names. The alias latest is the
 // newest version.
 func (g *Registry) Aliased(ctx context.Context, site ml.Site, name, alias string) (Version, error) {
+	if !aliasForm.MatchString(alias) || alias == "" {
+		return Version{}, checkAlias(alias)
+	}
 	m, err := g.Model(ctx, site, name)
 	if err != nil {
 		return Version{}, err

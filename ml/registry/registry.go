@@ -90,6 +90,8 @@ type only struct {
 	RunLink string            `json:"runLink,omitempty"`
 	Model   string            `json:"modelId,omitempty"`
 	User    string            `json:"user,omitempty"`
+
+	quiet bool // the change is of tags or aliases, which MLflow does not count as an update
 }
 
 // properties are those of an asset that the registry reads.
@@ -124,7 +126,7 @@ func checkModelName(name string) error {
 		return invalid("Registered model name cannot be empty.")
 	}
 	if strings.ContainsAny(name, "/:") {
-		return invalid("Invalid model name: '%s'. Names cannot contain '/' or ':'.", name)
+		return invalid("Invalid model name '%s'. Names cannot contain '/' or ':'.", name)
 	}
 	if len(name) > 255 || strings.ContainsAny(name, `\?#%`) || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) {
 		return invalid("Invalid model name: %q. A name has 1 to 255 characters without '/', ':', '\\', '?', '#' and '%%'.", name)
@@ -182,10 +184,11 @@ func (g *Registry) Model(ctx context.Context, site ml.Site, name string) (Model,
 }
 
 // put stores an asset with the properties, if it is as it was read.
-func (g *Registry) put(ctx context.Context, id resource.ID, p resource.Document, ifMatch, ifNoneMatch string) (resource.Resource, error) {
+func (g *Registry) put(ctx context.Context, p resource.Document, req manager.Request) (resource.Resource, error) {
 	body := resource.Document{}
 	body.Set("properties", p)
-	reply, err := g.manager.Put(ctx, manager.Request{ID: id, Caller: identity.Of(ctx), Body: body.Raw(), IfMatch: ifMatch, IfNoneMatch: ifNoneMatch})
+	req.Caller, req.Body = identity.Of(ctx), body.Raw()
+	reply, err := g.manager.Put(ctx, req)
 	return reply.Resource, err
 }
 
@@ -213,9 +216,11 @@ func (g *Registry) change(ctx context.Context, id resource.ID, gone error, alter
 		if err := alter(p, &m); err != nil {
 			return r, err
 		}
-		m.Updated = time.Now().UnixMilli()
+		if !m.quiet {
+			m.Updated = time.Now().UnixMilli()
+		}
 		p.Set("mlflow", m)
-		r, err = g.put(ctx, id, p, r.Etag, "")
+		r, err = g.put(ctx, p, manager.Request{ID: id, IfMatch: r.Etag, Quiet: m.quiet})
 		if fault.Is(err, fault.PreconditionFailed) && try < 16 {
 			continue
 		}
@@ -248,7 +253,7 @@ func (g *Registry) CreateModel(ctx context.Context, site ml.Site, name, descript
 	if description != "" {
 		p.Set("description", description)
 	}
-	r, err := g.put(ctx, id, p, "", "*")
+	r, err := g.put(ctx, p, manager.Request{ID: id, IfNoneMatch: "*"})
 	if fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict) {
 		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", name).With("RESOURCE_ALREADY_EXISTS").From(err)
 	}
@@ -307,7 +312,8 @@ func (g *Registry) SetModelTag(ctx context.Context, site ml.Site, name string, t
 }
 
 func setTag(t tracking.Tag) func(p resource.Document, _ *only) error {
-	return func(p resource.Document, _ *only) error {
+	return func(p resource.Document, m *only) error {
+		m.quiet = true
 		tags := tagsOf(p)
 		tags[t.Key] = t.Value
 		p.Set("tags", tags)
@@ -316,7 +322,8 @@ func setTag(t tracking.Tag) func(p resource.Document, _ *only) error {
 }
 
 func deleteTag(key string) func(p resource.Document, _ *only) error {
-	return func(p resource.Document, _ *only) error {
+	return func(p resource.Document, m *only) error {
+		m.quiet = true
 		tags := tagsOf(p)
 		delete(tags, key)
 		p.Set("tags", tags)
@@ -365,7 +372,8 @@ func (g *Registry) RenameModel(ctx context.Context, site ml.Site, name, to strin
 		return Model{}, err
 	}
 	if from.Same(target) {
-		return modelOf(old)
+		g.touch(ctx, site, name)
+		return g.Model(ctx, site, name)
 	}
 	if _, err := g.get(ctx, target); err == nil {
 		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", to).With("RESOURCE_ALREADY_EXISTS")
@@ -562,15 +570,21 @@ func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion
 		} else {
 			p.Set("modelType", "custom_model")
 		}
-		r, err := g.put(ctx, id.Child("versions", number), p, "", "*")
+		r, err := g.put(ctx, p, manager.Request{ID: id.Child("versions", number), IfNoneMatch: "*"})
 		if (fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict)) && try < 16 {
 			continue // another client took the number
 		}
 		if err != nil {
 			return Version{}, err
 		}
+		g.touch(ctx, site, n.Name)
 		return versionOf(r, nil)
 	}
+}
+
+// touch dates a model whose versions changed. What failed then is the date alone.
+func (g *Registry) touch(ctx context.Context, site ml.Site, name string) {
+	_, _ = g.changeModel(ctx, site, name, func(resource.Document, *only) error { return nil })
 }
 
 // nextNumber is one more than any version that there was.
@@ -638,6 +652,7 @@ func (g *Registry) DeleteVersion(ctx context.Context, site ml.Site, name, number
 	}
 	if len(v.Aliases) > 0 {
 		_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
+			m.quiet = true
 			for alias, of := range m.Aliases {
 				if of == number {
 					delete(m.Aliases, alias)
@@ -653,7 +668,9 @@ func (g *Registry) DeleteVersion(ctx context.Context, site ml.Site, name, number
 	if err != nil {
 		return err
 	}
-	_, err = g.manager.Delete(ctx, manager.Request{ID: id, Caller: identity.Of(ctx)})
+	if _, err = g.manager.Delete(ctx, manager.Request{ID: id, Caller: identity.Of(ctx)}); err == nil {
+		g.touch(ctx, site, name)
+	}
 	return err
 }
 
@@ -684,8 +701,12 @@ func (g *Registry) MoveVersion(ctx context.Context, site ml.Site, name, number, 
 		})
 	}
 	v, err := move(number, to)
-	if err != nil || !archive {
+	if err != nil {
 		return v, err
+	}
+	g.touch(ctx, site, name)
+	if !archive {
+		return v, nil
 	}
 	others, err := g.Versions(ctx, site, name)
 	if err != nil {

@@ -103,6 +103,9 @@ func (g *Registry) SearchVersions(ctx context.Context, site ml.Site, q Search) (
 	if err != nil {
 		return nil, "", err
 	}
+	if len(order) == 0 {
+		order = []orderKey{{"last_updated_timestamp", -1}}
+	}
 	of := ""
 	for _, c := range clauses {
 		if key, ok := c.Attribute(); ok && key == "name" && c.Op == "=" {
@@ -152,19 +155,19 @@ func (g *Registry) SearchVersions(ctx context.Context, site ml.Site, q Search) (
 	return page, next, err
 }
 
-type order struct {
+type orderKey struct {
 	key  string
 	sign int // 1 ascending, -1 descending
 }
 
-func orders(list []string, keys ...string) ([]order, error) {
-	var all []order
+func orders(list []string, keys ...string) ([]orderKey, error) {
+	var all []orderKey
 	for _, text := range list {
 		fields := strings.Fields(text)
 		if len(fields) == 0 || len(fields) > 2 {
 			return nil, invalid("Invalid order_by clause '%s'. Could not be parsed.", text)
 		}
-		o := order{key: strings.Trim(fields[0], "`\""), sign: 1}
+		o := orderKey{key: strings.Trim(fields[0], "`\""), sign: 1}
 		o.key = strings.TrimPrefix(o.key, "attribute.")
 		if len(fields) == 2 {
 			switch strings.ToUpper(fields[1]) {

@@ -41,7 +41,10 @@ func (g *Registry) checkSource(ctx context.Context, site ml.Site, n *NewVersion)
 		if n.Model != m[1] {
 			return badSource(src, "The model_id request parameter must identify the resource that contains the source.")
 		}
-		_, err := g.runs.Model(ctx, site.GUID, m[1], false)
+		logged, err := g.runs.Model(ctx, site.GUID, m[1], false)
+		if err == nil && n.Run == "" {
+			n.Run = logged.SourceRun
+		}
 		return err
 	}
 	var of Version
@@ -76,6 +79,9 @@ func (g *Registry) checkSource(ctx context.Context, site ml.Site, n *NewVersion)
 
 // checkAddress checks a source that is the address of bytes.
 func (g *Registry) checkAddress(ctx context.Context, site ml.Site, src string, n *NewVersion) error {
+	if strings.HasPrefix(src, "models:/") {
+		return badSource(src, "The model_id request parameter must identify the resource that contains the source.")
+	}
 	u, err := url.Parse(src)
 	if err != nil || u.Scheme == "" || u.Scheme == "file" || len(u.Scheme) == 1 {
 		return badSource(src, "To use a local path as a model version source, the run_id request parameter has to be specified and the local path has to be contained within the artifact directory of the run specified by the run_id.")
@@ -85,7 +91,7 @@ func (g *Registry) checkAddress(ctx context.Context, site ml.Site, src string, n
 		if strings.Contains(plain, "..") {
 			for part := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r == '/' || r == '\\' }) {
 				if part == ".." {
-					return badSource(src, "It must not hold '..'.")
+					return badSource(src, "If supplying a source as an http, https, local file path, ftp, objectstore, or mlflow-artifacts uri, an absolute path must be provided without relative path references present. Please provide an absolute path.")
 				}
 			}
 		}

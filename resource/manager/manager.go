@@ -68,6 +68,10 @@ type Request struct {
 	Correlation string
 	View        resource.View
 	Purge       bool // of a DELETE: what is kept of earlier ones too
+
+	// Quiet is set for a write that does not count as an update: the resource
+	// keeps the stamp of its last one.
+	Quiet bool
 }
 
 // Reply is what a write made of it.

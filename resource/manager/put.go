@@ -104,6 +104,9 @@ func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*r
 		wanted.ID = old.ID // the case it was made in
 		wanted.Status, wanted.Created, wanted.Born = old.Status, old.Created, old.Born
 		wanted.Lookup, wanted.Archived = old.Lookup, old.Archived
+		if req.Quiet {
+			wanted.Updated = old.Updated
+		}
 		if wanted.Location == "" {
 			wanted.Location = old.Location
 		}
