@@ -130,8 +130,10 @@ func (s *Server) setModelTags(c *call) error {
 	if c.err != nil {
 		return c.err
 	}
-	m, err := s.Tracking.SetModelTags(c.ctx(), c.workspace, c.vars["model_id"], tags)
-	return c.replyModel(&m, err)
+	if _, err := s.Tracking.SetModelTags(c.ctx(), c.workspace, c.vars["model_id"], tags); err != nil {
+		return err
+	}
+	return c.empty()
 }
 
 func (s *Server) deleteModelTag(c *call) error {
@@ -169,9 +171,6 @@ func (s *Server) searchModels(c *call) error {
 		o := tracking.ModelOrder{Field: m.text("field_name", required), DatasetName: m.text("dataset_name", false), DatasetDigest: m.text("dataset_digest", false)}
 		o.Desc = m.has("ascending") && !m.flag("ascending", false)
 		q.Order = append(q.Order, o)
-	}
-	if c.err == nil && len(q.Experiments) == 0 {
-		c.needed("experiment_ids")
 	}
 	if c.err != nil {
 		return c.err

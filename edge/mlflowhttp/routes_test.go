@@ -270,7 +270,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		{"POST", "experiments/create", `{"name":"x","artifact_location":"runs:/a/b"}`, ipv, "Artifact location cannot be a runs:/ URI"},
 		{"POST", "experiments/create", `{"name":"x","artifact_location":"https://evil/"}`, ipv, "'artifact_location' cannot use the 'https' scheme"},
 		{"POST", "experiments/search", `{}`, ipv, "Invalid value 0 for parameter 'max_results' supplied. It must be a positive integer"},
-		{"POST", "runs/search", `{"experiment_ids":["0"],"page_token":"%%"}`, ipv, "could not base64-decode"},
+		{"POST", "runs/search", `{"experiment_ids":["0"],"page_token":"abc"}`, ipv, "could not base64-decode"},
 		{"POST", "runs/search", `{"experiment_ids":["0"],"filter":"metrics.a > 'x'"}`, ipv, "Expected numeric value type for metric"},
 		{"POST", "runs/search", `{"experiment_ids":["0"],"filter":"params.a = 1"}`, ipv, "Expected a quoted string value for parameter"},
 		{"POST", "runs/search", `{"experiment_ids":["0"],"filter":"bogus.a = 1"}`, ipv, "Invalid entity type 'bogus'"},

@@ -498,7 +498,7 @@ func (s *Server) historyInterval(c *call) error {
 	case from != nil && *from > *to:
 		return invalid("end_step must be greater than start_step. Found start_step=%d and end_step=%d.", *from, *to)
 	case len(runs) > 100:
-		return invalid("GetMetricHistoryBulkInterval request must specify at most 100 run_ids. Received %d run_ids.", len(runs))
+		return invalid("GetMetricHistoryBulkInterval request must specify at most 100 run_ids. Received %d run_ids.%s", len(runs), seeDocs)
 	case limit < 1 || limit > maxSampled:
 		return invalid("max_results must be between 1 and %d.%s", maxSampled, seeDocs)
 	}

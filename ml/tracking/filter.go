@@ -74,6 +74,7 @@ type Grammar struct {
 	null     bool              // params, tags and the like take IS [NOT] NULL
 	regular  bool              // strings take RLIKE
 	tagLists bool              // params and tags take IN
+	quotes   bool              // errors quote the words they name
 }
 
 var attributeNames = map[string]entity{"attribute": attribute, "attr": attribute, "attributes": attribute, "run": attribute}
@@ -116,6 +117,14 @@ var (
 		number:   names("start_time", "end_time", "created=start_time", "Created=start_time"),
 		lists:    []string{"run_id"},
 		null:     true,
+		quotes:   true,
+	}
+	// Runs are ordered by the same, but for spellings that filters alone know.
+	runOrders = &Grammar{
+		entities: RunGrammar.entities,
+		names:    RunGrammar.names,
+		text:     names("run_id", "run_name", "status", "user_id", "artifact_uri"),
+		number:   RunGrammar.number,
 	}
 	ExperimentGrammar = &Grammar{
 		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
@@ -305,18 +314,19 @@ func (g *Grammar) Parse(filter string) ([]Clause, error) {
 	return clauses, nil
 }
 
-func invalidClause(list []token) error {
-	var b strings.Builder
+// invalidClause names the words, up to the next AND, that are no comparison.
+func (g *Grammar) invalidClause(list []token) error {
+	var words []string
 	for i, t := range list {
 		if i > 0 && strings.EqualFold(t.text, "AND") {
 			break
 		}
-		if b.Len() > 0 {
-			b.WriteString(" ")
+		if g.quotes {
+			t.text = "'" + t.text + "'"
 		}
-		b.WriteString(t.text)
+		words = append(words, t.text)
 	}
-	return invalid("Invalid clause(s) in filter string: '%s'", b.String())
+	return invalid("Invalid clause(s) in filter string: %s", strings.Join(words, ", "))
 }
 
 func word(list []token, i int, w string) bool {
@@ -326,7 +336,7 @@ func word(list []token, i int, w string) bool {
 // clause reads one comparison and returns what follows it.
 func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 	if list[0].kind != 'i' || len(list) < 2 {
-		return c, nil, invalidClause(list)
+		return c, nil, g.invalidClause(list)
 	}
 	switch {
 	case word(list, 1, "IS") && word(list, 2, "NULL"):
@@ -340,7 +350,7 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 	case list[1].kind == 'o':
 		c.Op, rest = list[1].text, list[2:]
 	default:
-		return c, nil, invalidClause(list)
+		return c, nil, g.invalidClause(list)
 	}
 	if c.of, c.Key, err = g.name(list[0].text); err != nil {
 		return c, nil, err
@@ -352,7 +362,7 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 		return c, rest, nil
 	}
 	if len(rest) == 0 {
-		return c, nil, invalidClause(list)
+		return c, nil, g.invalidClause(list)
 	}
 	rest, err = g.value(&c, rest)
 	return c, rest, err
@@ -430,6 +440,7 @@ var (
 	textOps   = []string{"!=", "=", "LIKE", "ILIKE"}
 
 	patternOps = []string{"!=", "=", "LIKE", "ILIKE", "RLIKE"}
+	nullOps    = []string{"!=", "=", "LIKE", "ILIKE", "IS NULL", "IS NOT NULL"}
 	listOps    = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
 )
 
@@ -488,6 +499,8 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 	ops := textOps
 	if g.regular {
 		ops = patternOps
+	} else if g.null && (c.of == tag || c.of == param) {
+		ops = nullOps
 	}
 	if err := allowed(c.Op, ops); err != nil {
 		return nil, err
@@ -527,7 +540,7 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 		switch {
 		case t.kind == 'p' && t.text == ")":
 			if len(c.Values) == 0 {
-				return nil, invalid("While parsing a list in the query, expected a non-empty list of string values, but got empty list.")
+				return nil, invalid("While parsing a list in the query, expected a non-empty list of string values, but got empty list")
 			}
 			return list[i+1:], nil
 		case t.kind == 's' || t.kind == 'i' && t.text[0] == '"':
@@ -537,7 +550,7 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 			return nil, invalid("While parsing a list in the query, expected string value, punctuation, or whitespace, but got different type in list: %s", t.text)
 		}
 	}
-	return nil, invalidClause(list)
+	return nil, g.invalidClause(list)
 }
 
 // listText is a list in parentheses as it was written.
@@ -672,7 +685,7 @@ func (g *Grammar) ParseOrder(s string) (Order, error) {
 	if len(list) == 0 {
 		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", s)
 	}
-	if list[0].kind != 'i' || len(list) > 2 {
+	if list[0].kind != 'i' || len(list) > 2 || word(list, 0, "ASC") || word(list, 0, "DESC") {
 		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", s)
 	}
 	o := Order{}

@@ -25,7 +25,7 @@ func (s *Service) CreateModel(ctx context.Context, m LoggedModel) (LoggedModel, 
 		return m, experimentInactive(m.Experiment)
 	}
 	if strings.ContainsAny(m.Name, `/:.%"'`) {
-		return m, invalid("Invalid model name (%s) provided. Model name must be a non-empty string and cannot contain the following characters: ('/', ':', '.', '%%', '\"', \"'\")", m.Name)
+		return m, invalid("Invalid model name ('%s') provided. Model name must be a non-empty string and cannot contain the following characters: ('/', ':', '.', '%%', '\"', \"'\")", m.Name)
 	}
 	if m.Name == "" {
 		m.Name = randomName()
@@ -70,11 +70,7 @@ func (s *Service) ChangeModel(ctx context.Context, workspace, id string, change 
 		if m.Deleted != 0 {
 			return modelMissing(id)
 		}
-		if err := change(m); err != nil {
-			return err
-		}
-		m.Updated = s.millis()
-		return nil
+		return change(m)
 	})
 }
 
@@ -84,7 +80,7 @@ func (s *Service) FinishModel(ctx context.Context, workspace, id, status string)
 		return LoggedModel{}, invalid("Invalid model status: %s. Expected status to be one of [LOGGED_MODEL_READY, LOGGED_MODEL_UPLOAD_FAILED]", status)
 	}
 	return s.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
-		m.Status = status
+		m.Status, m.Updated = status, s.millis()
 		return nil
 	})
 }
@@ -176,6 +172,9 @@ func (s *Service) SearchModels(ctx context.Context, workspace string, q ModelSea
 	}
 	orders := make([]Order, len(q.Order))
 	for i, o := range q.Order {
+		if first, _, dotted := cutName(o.Field); dotted && first != "metrics" {
+			return nil, "", invalid("Invalid order by field name: %s. Only metrics are supported.", o.Field)
+		}
 		of, key, err := ModelGrammar.name(o.Field)
 		if err != nil {
 			return nil, "", invalid("Invalid order by field name: %s", o.Field)
@@ -192,6 +191,9 @@ func (s *Service) SearchModels(ctx context.Context, workspace string, q ModelSea
 			return nil, "", err
 		}
 		experiments = append(experiments, id)
+	}
+	if len(experiments) == 0 {
+		return nil, "", nil // no experiments have no models
 	}
 	all, err := s.store.Models(ctx, workspace, experiments)
 	if err != nil {

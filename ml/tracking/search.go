@@ -23,7 +23,7 @@ func (s *Service) SearchRuns(ctx context.Context, workspace string, q RunSearch)
 	if err != nil {
 		return nil, "", err
 	}
-	order, err := RunGrammar.orders(q.Order)
+	order, err := runOrders.orders(q.Order)
 	if err != nil {
 		return nil, "", err
 	}

@@ -149,14 +149,13 @@ func (s *Service) ExperimentNamed(ctx context.Context, workspace, name string) (
 	return s.store.ExperimentNamed(ctx, workspace, name)
 }
 
-// change alters an experiment and dates it.
+// changeExperiment alters an experiment. Its tags change without a new date.
 func (s *Service) changeExperiment(ctx context.Context, workspace, id string, change func(*Experiment) error) error {
 	id, err := s.resolve(ctx, workspace, id)
 	if err != nil {
 		return err
 	}
 	_, err = s.store.ChangeExperiment(ctx, workspace, id, func(e *Experiment) error {
-		e.Updated = s.millis()
 		return change(e)
 	})
 	return err
@@ -168,6 +167,7 @@ func (s *Service) DeleteExperiment(ctx context.Context, workspace, id string) er
 		if e.Deleted != 0 {
 			return missing("No Experiment with id=%s exists", id)
 		}
+		e.Updated = s.millis()
 		e.Deleted = e.Updated
 		return nil
 	})
@@ -180,7 +180,7 @@ func (s *Service) RestoreExperiment(ctx context.Context, workspace, id string) e
 		if e.Deleted == 0 {
 			return missing("No Experiment with id=%s exists", id)
 		}
-		e.Deleted = 0
+		e.Deleted, e.Updated = 0, s.millis()
 		return nil
 	})
 }
@@ -194,7 +194,7 @@ func (s *Service) RenameExperiment(ctx context.Context, workspace, id, name stri
 		if e.Deleted != 0 {
 			return invalid("Cannot rename a non-active experiment.")
 		}
-		e.Name = name
+		e.Name, e.Updated = name, s.millis()
 		return nil
 	})
 }
@@ -287,28 +287,39 @@ func newID() string {
 func (r *Run) setTag(t Tag) {
 	switch t.Key {
 	case tagName:
+		if t.Value == "" {
+			return // a run is never without a name
+		}
 		r.Name = t.Value
 	case tagNote:
 		r.Description = t.Value
 	case tagParent:
 		r.Parent = t.Value
-	default:
-		if r.Tags == nil {
-			r.Tags = map[string]string{}
-		}
-		r.Tags[t.Key] = t.Value
 	}
+	// A field that is empty does not tell whether the tag is there.
+	if t.Value != "" && (t.Key == tagName || t.Key == tagNote || t.Key == tagParent) {
+		delete(r.Tags, t.Key)
+		return
+	}
+	if r.Tags == nil {
+		r.Tags = map[string]string{}
+	}
+	r.Tags[t.Key] = t.Value
 }
 
 // Tag returns a tag as MLflow sees it: name, description and parent are tags.
 func (r *Run) Tag(key string) (string, bool) {
+	field := ""
 	switch key {
 	case tagName:
-		return r.Name, r.Name != ""
+		field = r.Name
 	case tagNote:
-		return r.Description, r.Description != ""
+		field = r.Description
 	case tagParent:
-		return r.Parent, r.Parent != ""
+		field = r.Parent
+	}
+	if field != "" {
+		return field, true
 	}
 	v, ok := r.Tags[key]
 	return v, ok
@@ -614,7 +625,8 @@ func (s *Service) LogInputs(ctx context.Context, workspace, run string, datasets
 func (s *Service) LogOutputs(ctx context.Context, workspace, run string, models []ModelOutput) error {
 	return s.store.Log(ctx, workspace, run, nil, func(r *Record) error {
 		for _, m := range models {
-			if !slices.Contains(r.ModelOutputs, m) {
+			// Once for each model: a request that is sent again changes nothing.
+			if !slices.ContainsFunc(r.ModelOutputs, func(old ModelOutput) bool { return old.Model == m.Model }) {
 				r.ModelOutputs = append(r.ModelOutputs, m)
 			}
 		}
@@ -656,14 +668,28 @@ func parseToken(s string) (t offsetToken, err error) {
 	if s == "" {
 		return t, nil
 	}
-	b, err := base64.StdEncoding.DecodeString(s)
+	// What is no digit of base64 does not count, as in Python.
+	b, err := base64.StdEncoding.DecodeString(strings.Map(func(r rune) rune {
+		if r < 128 && (r == '+' || r == '/' || r == '=' || wordRune(r) && r != '_') {
+			return r
+		}
+		return -1
+	}, s))
 	if err != nil {
 		return t, invalid("Invalid page token, could not base64-decode")
 	}
-	if err := json.Unmarshal(b, &t); err != nil || t.Offset < 0 {
-		return t, invalid("Invalid page token, decoded value=%q", b)
+	var said struct {
+		Offset any    `json:"offset"`
+		After  string `json:"after"`
 	}
-	return t, nil
+	if err := json.Unmarshal(b, &said); err != nil {
+		return t, invalid("Invalid page token, decoded value=b'%s'", b)
+	}
+	offset, ok := said.Offset.(float64)
+	if !ok || offset < 1 || offset > 1<<53 {
+		return t, invalid("Invalid page token, not stringable %v", said.Offset)
+	}
+	return offsetToken{Offset: int(offset), After: said.After}, nil
 }
 
 // History returns up to limit points of a metric, by time, step and value;
