@@ -39,7 +39,7 @@ demo: build $(UV)
 	@scripts/demo.sh
 
 # All parts run, also after one that failed; the sum comes last.
-PARTS := test-go test-sdk test-sdk-1.15 test-az test-corpus test-crash
+PARTS := test-go test-sdk test-sdk-1.15 test-az test-corpus test-differential test-crash
 
 .PHONY: test
 test:
@@ -78,14 +78,27 @@ test-corpus: build .tools/sdk/ready
 test-az: build .tools/sdk/ready .tools/az/ready
 	LAPIS_AZ=$(CURDIR)/.tools/az/bin/az tests/run.sh .tools/sdk $(RESULTS)/az.xml tests/az $(ARGS)
 
+# The same random calls to MLflow's own server and to Lapis: a tenth of what
+# make soak plays. LAPIS_SEED=7 LAPIS_SEQUENCES=1 plays one again.
+.PHONY: test-differential
+test-differential: build .tools/sdk/ready
+	LAPIS_SEQUENCES=$${LAPIS_SEQUENCES:-300} LAPIS_MINUTES=$${LAPIS_MINUTES:-4} tests/run.sh .tools/sdk $(RESULTS)/differential.xml tests/differential -rP $(ARGS)
+
 .PHONY: soak
 soak: build .tools/sdk/ready
+	LAPIS_SEQUENCES=3000 tests/run.sh .tools/sdk $(RESULTS)/soak-differential.xml tests/differential -rP $(ARGS)
 	LAPIS_CORPUS_JOBS=all tests/run.sh .tools/sdk $(RESULTS)/soak-corpus.xml tests/corpus $(ARGS)
 	LAPIS_CRASHES=200 tests/run.sh .tools/sdk $(RESULTS)/soak.xml tests/crash -s $(ARGS)
 
 .PHONY: bench
 bench: build .tools/sdk/ready
 	LAPIS_TEST_PYTHON=$(CURDIR)/.tools/sdk/bin/python go test -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+# The same load on Lapis, MLflow's own server and FastTrackML, which stands in
+# an environment of its own; takes a quarter of an hour of a quiet machine.
+.PHONY: bench-tracking
+bench-tracking: build .tools/sdk/ready .tools/fasttrackml/ready
+	go run ./bench/tracking -lapis bin/lapis -mlflow .tools/sdk/bin/mlflow -fasttrackml .tools/fasttrackml/bin/fml -write docs/benchmarks.md
 
 # The figures that are quick to take: resources, submission, a queue of jobs.
 .PHONY: figures
