@@ -1,0 +1,118 @@
+// Command tracking puts the same load on Lapis, MLflow's own server and
+// FastTrackML, one after the other, and writes what they did as a table.
+//
+//	go run ./bench/tracking -lapis bin/lapis -mlflow .tools/sdk/bin/mlflow -fasttrackml .tools/fasttrackml/bin/fml -write docs/benchmarks.md
+//
+// Every server starts with an empty SQLite database and its own defaults. Each
+// client keeps one connection, writes to a run of its own and sends bodies that
+// were built before; only time stamps change, so that no point is sent twice.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	lapis := flag.String("lapis", "bin/lapis", "the lapis binary")
+	mlflow := flag.String("mlflow", "", "the mlflow command; \"\" leaves MLflow out")
+	fasttrackml := flag.String("fasttrackml", "", "the fml command; \"\" leaves FastTrackML out")
+	each := flag.Duration("for", 5*time.Second, "how long each load lasts")
+	large := flag.Bool("large", true, "put what the others cannot do in minutes on Lapis too: 100,000 runs, 1 M points")
+	write := flag.String("write", "", "file whose tracking section to replace")
+	flag.Parse()
+
+	var all []*results
+	for _, s := range []starter{
+		{"Lapis", *lapis, startLapis}, {"MLflow", *mlflow, startMLflow}, {"FastTrackML", *fasttrackml, startFastTrackML},
+	} {
+		if s.command == "" {
+			continue
+		}
+		command, err := filepath.Abs(s.command)
+		if err == nil {
+			_, err = os.Stat(command)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		s.command = command
+		r, err := measure(s, *each, *large && s.name == "Lapis")
+		if err != nil {
+			log.Fatalf("%s: %v", s.name, err)
+		}
+		all = append(all, r)
+	}
+	text := table(all)
+	fmt.Print("\n", text)
+	if *write != "" {
+		text = fmt.Sprintf("Measured %s on %d cores, %s, by `make bench-tracking`. Every answered write is on disk.\n\n",
+			time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), runtime.GOOS+"/"+runtime.GOARCH) + text
+		if err := replace(*write, text); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+const begin, end = "<!-- tracking: written by make bench-tracking -->\n", "<!-- end of tracking -->\n"
+
+// replace puts text into a file's section; a file without one gets it at the end.
+func replace(path, text string) error {
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	page := string(b)
+	before, rest, ok := strings.Cut(page, begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		before, after = page, ""
+	}
+	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
+}
+
+// table is the results as Markdown, with how many times Lapis is better.
+func table(all []*results) string {
+	var b strings.Builder
+	b.WriteString("| load | unit |")
+	for _, r := range all {
+		b.WriteString(" " + r.name + " |")
+	}
+	for _, r := range all[1:] {
+		b.WriteString(" × " + r.name + " |")
+	}
+	b.WriteString("\n|---|---|" + strings.Repeat("--:|", 2*len(all)-1) + "\n")
+	for _, row := range all[0].rows {
+		fmt.Fprintf(&b, "| %s | %s |", row.load, row.unit)
+		for _, r := range all {
+			if other, ok := r.find(row.load); ok {
+				fmt.Fprintf(&b, " %s |", other)
+			} else {
+				b.WriteString(" – |")
+			}
+		}
+		for _, r := range all[1:] {
+			other, ok := r.find(row.load)
+			ratio := row.value / other.value
+			if row.less {
+				ratio = other.value / row.value
+			}
+			if ok && other.value > 0 && row.value > 0 {
+				fmt.Fprintf(&b, " %.3g |", ratio)
+			} else {
+				b.WriteString(" – |")
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
