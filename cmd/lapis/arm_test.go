@@ -137,7 +137,10 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 		s.ask(t, token, "GET", d2, "", 404)
 		lock := made + "/providers/Microsoft.Authorization/locks/l0"
 		s.ask(t, token, "PUT", lock, `{"properties":{"level":"ReadOnly"}}`, 201)
-		m := s.ask(t, token, "PUT", d2, body("ws1"), 201)
+		if m := s.ask(t, token, "PUT", d2, body("ws1"), 409); at(m, "error", "code") != "ScopeLocked" {
+			t.Error(m)
+		}
+		m := s.ask(t, token, "GET", d2, "", 200)
 		if at(m, "properties", "provisioningState") != "Failed" || !strings.Contains(fmt.Sprint(at(m, "properties", "error")), "ScopeLocked") {
 			t.Error(m)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strings"
 	"time"
 
 	"lapis/fault"
@@ -132,16 +133,17 @@ func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (
 		return 0, nil, err
 	}
 	props := outcome(body, id, correlation)
-	_, err = d.Manager.Put(ctx, manager.Request{ID: id, Caller: caller, Correlation: correlation, View: v, Body: wanted})
-	if f := fault.Find(err); f != nil {
-		// Clients choke on an error here; a deployment tells how it ended.
+	_, made := d.Manager.Put(ctx, manager.Request{ID: id, Caller: caller, Correlation: correlation, View: v, Body: wanted})
+	f := fault.Find(made)
+	if made != nil && f == nil {
+		return 0, nil, made
+	}
+	if f != nil {
 		props["provisioningState"] = resource.Failed
 		props["outputResources"] = []any{}
 		props["error"] = map[string]any{"code": "DeploymentFailed", "target": a.Scope.String(),
 			"message": "At least one resource deployment operation failed. Please list deployment operations for details: " + f.Message,
 			"details": []any{map[string]any{"code": f.Code, "message": f.Message, "target": id.String()}}}
-	} else if err != nil {
-		return 0, nil, err
 	}
 	raw, err := json.Marshal(map[string]any{"properties": props})
 	if err != nil {
@@ -150,6 +152,11 @@ func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (
 	reply, err := d.Manager.Put(ctx, manager.Request{ID: a.Scope, Caller: caller, Correlation: correlation, View: v, Body: raw})
 	if err != nil {
 		return 0, nil, err
+	}
+	// az chokes on an error here and reads the deployment; Azure ML's SDK shows
+	// nothing of a deployment that failed, but an error.
+	if f != nil && !strings.Contains(r.UserAgent(), "AZURECLI/") {
+		return 0, nil, f
 	}
 	return http.StatusCreated, show(reply.Resource), nil
 }
