@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -52,15 +53,18 @@ func note(ctx context.Context, p identity.Principal) {
 	}
 }
 
-// logAccess writes one line. Reads that went well are at debug level: a client
-// that follows a job makes hundreds. Queries are left out, they may hold
+// tracked are the calls that a training script makes thousands of.
+var tracked = regexp.MustCompile(`/mlflow/(runs/(log-|set-tag|search)|traces|metrics)|/v1/traces`)
+
+// logAccess writes one line. Reads that went well are at debug level, and so is
+// what scripts log: a client that follows a job makes hundreds. Queries are left out, they may hold
 // signatures.
 func logAccess(log *slog.Logger, r *http.Request, rec *recorder, caller *identity.Principal, took time.Duration) {
 	level := slog.LevelInfo
 	switch {
 	case rec.status >= 500:
 		level = slog.LevelError
-	case rec.status < 400 && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+	case rec.status < 400 && (r.Method == http.MethodGet || r.Method == http.MethodHead || tracked.MatchString(r.URL.Path)):
 		level = slog.LevelDebug
 	}
 	if !log.Enabled(r.Context(), level) {
