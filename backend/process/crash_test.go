@@ -314,7 +314,7 @@ func TestStopEndsWhatADeadServerWasStaging(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			if deadServer(t, dir, step, "slow at supervisor: order read").Run() == nil {
+			if deadServer(t, dir, step, "very slow at supervisor: order read").Run() == nil {
 				t.Fatal("the server was not killed")
 			}
 			r := open(t, filepath.Join(dir, "jobs"), seeded(t))
