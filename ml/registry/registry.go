@@ -714,7 +714,13 @@ func (g *Registry) MoveVersion(ctx context.Context, site ml.Site, name, number, 
 	}
 	for _, o := range others {
 		if o.Number != number && o.Stage == to {
-			if _, err := move(o.Number, "Archived"); err != nil {
+			// At the same moment, as searches order by it.
+			_, err := g.changeVersion(ctx, site, name, o.Number, func(p resource.Document, m *only) error {
+				p.Set("stage", "Archived")
+				m.quiet, m.Updated = true, v.Updated
+				return nil
+			})
+			if err != nil {
 				return v, err
 			}
 		}

@@ -357,7 +357,7 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 	}
 	if c.Op == "IS NULL" || c.Op == "IS NOT NULL" {
 		if !g.null || c.of == attribute || c.of == metric || c.of == datasetOf || c.of == span {
-			return c, nil, invalid("IS NULL / IS NOT NULL is only supported for tags and params, not for '%s' '%s'", list[0].text, c.Key)
+			return c, nil, invalid("IS NULL / IS NOT NULL is only supported for tags and params, not for '%s' '%s'", c.Of(), c.Key)
 		}
 		return c, rest, nil
 	}
