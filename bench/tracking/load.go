@@ -286,9 +286,9 @@ func (v *server) history(experiment string, points int) (run string, err error) 
 }
 
 // measure runs the whole program against one server.
-func measure(s starter, each time.Duration, large bool) (*results, error) {
+func measure(ctx context.Context, s starter, each time.Duration, large bool) (*results, error) {
 	res := &results{name: s.name}
-	v, err := s.run(context.Background())
+	v, err := s.run(ctx)
 	if err != nil {
 		return nil, err
 	}

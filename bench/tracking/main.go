@@ -9,15 +9,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
 	"log"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -31,6 +34,8 @@ func main() {
 	write := flag.String("write", "", "file whose tracking section to replace")
 	flag.Parse()
 
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	var all []*results
 	for _, s := range []starter{
 		{"Lapis", *lapis, startLapis}, {"MLflow", *mlflow, startMLflow}, {"FastTrackML", *fasttrackml, startFastTrackML},
@@ -46,7 +51,7 @@ func main() {
 			log.Fatal(err)
 		}
 		s.command = command
-		r, err := measure(s, *each, *large && s.name == "Lapis")
+		r, err := measure(ctx, s, *each, *large && s.name == "Lapis")
 		if err != nil {
 			log.Fatalf("%s: %v", s.name, err)
 		}

@@ -70,6 +70,7 @@ func (s starter) run(ctx context.Context) (*server, error) {
 	}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = said, said, folder
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	v := &server{name: s.name, url: fmt.Sprintf("http://127.0.0.1:%d", port), folder: folder, cmd: cmd}
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
