@@ -66,7 +66,7 @@ ALLOWED = [
         "MLflow names the tokens that its SQL parser was left with; here the message names the clause that is wrong.",
         call="search", where="^message$",
         theirs="^Invalid clause|^Invalid comparator|^Invalid order by key|^Invalid entity type|^Invalid comparison clause|^Parameter value is either not quoted|^Invalid filter|^Expected |^Invalid comparison operator",
-        ours="^Invalid clause|^Invalid order by key|^Invalid attribute key|^Invalid entity type|^Invalid comparator|^Expected |^Invalid comparison",
+        ours="^Invalid clause|^Invalid order by key|^Invalid ordering key|^Invalid attribute key|^Invalid entity type|^Invalid comparator|^Expected |^Invalid comparison",
     ),
     Allowed(
         "A form's media type on a PATCH makes MLflow drop the body and answer {}; here the body is read as the JSON it is.",
