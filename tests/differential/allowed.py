@@ -145,6 +145,18 @@ ALLOWED = [
         call="transition-stage", where="^message$", theirs="^Invalid Model Version stage", ours="^Parameter 'version'",
     ),
     Allowed(
+        "MLflow's check of what is missing does not know every field's other spelling, experimentId; here all have it.",
+        where="^status$", theirs="^400 INVALID_PARAMETER_VALUE Missing value", ours="^(200|404)", scrap=True,
+    ),
+    Allowed(
+        "MLflow keeps each value that a logged model's metric ever had; here the latest of each metric and dataset.",
+        call="logged-models", where=r"data\.metrics(\.length$|\[)",
+    ),
+    Allowed(
+        "What cannot be an experiment's id matches none; MLflow refuses the search.",
+        call="experiments/search", where="^status$", theirs="^400 INVALID_PARAMETER_VALUE Invalid experiment ID", ours="^200",
+    ),
+    Allowed(
         "Flask's own page for a path or method that is not there; Lapis says so in MLflow's error form.",
         where="^(content-type|status|)$", theirs="text/html|<!doctype", ours="application/json|^40[45]|ENDPOINT_NOT_FOUND",
     ),

@@ -485,7 +485,7 @@ class Story:
         body = {"name": name, "source": self.pick(["s3://b/one", "s3://b/two", "gs://x/y#z", "dbfs:/m"])}
         how = self.random.random()
         if how < 0.15 and self.runs:
-            run = self.run()
+            run = self.pick(self.runs)
             body |= {"source": f"runs:/{run}/model", "run_id": run if self.chance(0.8) else self.run()}
         elif how < 0.3 and self.models:
             model = self.model()
