@@ -65,7 +65,7 @@ ALLOWED = [
     Allowed(
         "MLflow names the tokens that its SQL parser was left with; here the message names the clause that is wrong.",
         call="search", where="^message$",
-        theirs="^Invalid clause|^Invalid comparator|^Invalid order by key|^Invalid entity type|^Invalid comparison clause|^Parameter value is either not quoted|^Invalid filter|^Expected |^Invalid comparison operator",
+        theirs="^Invalid clause|^Invalid comparator|^Invalid order by key|^Invalid order_by clause|^Invalid entity type|^Invalid comparison clause|^Parameter value is either not quoted|^Invalid filter|^Expected |^Invalid comparison operator",
         ours="^Invalid clause|^Invalid order by key|^Invalid ordering key|^Invalid attribute key|^Invalid entity type|^Invalid comparator|^Expected |^Invalid comparison",
     ),
     Allowed(
@@ -155,6 +155,14 @@ ALLOWED = [
     Allowed(
         "What cannot be an experiment's id matches none; MLflow refuses the search.",
         call="experiments/search", where="^status$", theirs="^400 INVALID_PARAMETER_VALUE Invalid experiment ID", ours="^200",
+    ),
+    Allowed(
+        "MLflow's server tags a logged model with the versions made of it; its client sends the same tag, which is kept here.",
+        call="logged-models", where=r"info\.tags", theirs="mlflow.modelVersions",
+    ),
+    Allowed(
+        "A model renamed to the name it has: MLflow dates its versions anew.",
+        call="rename", where=r"versions\[\d+\]\.last_updated_timestamp$",
     ),
     Allowed(
         "Flask's own page for a path or method that is not there; Lapis says so in MLflow's error form.",
