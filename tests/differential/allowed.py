@@ -161,10 +161,6 @@ ALLOWED = [
         call="logged-models", where=r"info\.tags", theirs="mlflow.modelVersions",
     ),
     Allowed(
-        "A model renamed to the name it has: MLflow dates its versions anew.",
-        call="rename", where=r"versions\[\d+\]\.last_updated_timestamp$",
-    ),
-    Allowed(
         "Flask's own page for a path or method that is not there; Lapis says so in MLflow's error form.",
         where="^(content-type|status|)$", theirs="text/html|<!doctype", ours="application/json|^40[45]|ENDPOINT_NOT_FOUND",
     ),
