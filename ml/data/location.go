@@ -107,18 +107,37 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 		return ofAsset(ctx, store, workspace, "data", m[1], version)
 	}
 	if m := hadoop.FindStringSubmatch(uri); m != nil {
-		return checked(Location{Container: blob.Container{Account: strings.ToLower(m[2]), Name: strings.ToLower(m[1])}, Path: m[3]}, uri)
+		return addressed(ctx, store, workspace, blob.Container{Account: strings.ToLower(m[2]), Name: strings.ToLower(m[1])}, m[3], uri)
 	}
 	if m := hadoopHost.FindStringSubmatch(uri); m != nil {
-		return checked(Location{Container: blob.Container{Account: strings.ToLower(m[1]), Name: strings.ToLower(m[2])}, Path: m[3]}, uri)
+		return addressed(ctx, store, workspace, blob.Container{Account: strings.ToLower(m[1]), Name: strings.ToLower(m[2])}, m[3], uri)
 	}
 	if u, err := url.Parse(uri); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
 		if c, path, ok := ofURL(u); ok {
-			return checked(Location{Container: c, Path: path}, uri)
+			return addressed(ctx, store, workspace, c, path, uri)
 		}
 		return Location{URL: uri}, nil
 	}
 	return Location{}, fault.Invalid("%q is no place where data can lie: use azureml:NAME:VERSION, azureml://datastores/NAME/paths/PATH, azureml://jobs/JOB/outputs/NAME, or an http(s) URL", clip(uri)).With("ValidationError").At(uri)
+}
+
+// ownAccount is the name of a storage account that a workspace or a registry of
+// ours was given.
+var ownAccount = regexp.MustCompile(`^st[0-9a-f]{22}$`)
+
+// addressed is a path in a container that an address names by itself. The
+// stores of another workspace cannot be reached that way.
+func addressed(ctx context.Context, store resource.Store, from resource.ID, c blob.Container, path, uri string) (Location, error) {
+	if ownAccount.MatchString(c.Account) {
+		site, err := ml.SiteOf(ctx, store, from)
+		if err != nil {
+			return Location{}, err
+		}
+		if c.Account != site.Account {
+			return Location{}, otherWorkspace("the storage account "+c.Account, from, uri)
+		}
+	}
+	return checked(Location{Container: c, Path: path}, uri)
 }
 
 // ofURL recognises the addresses of our own blobs: /blob/ACCOUNT/CONTAINER/PATH,
