@@ -147,6 +147,8 @@ func TestDurations(t *testing.T) {
 func TestSizesFollowFromTheirNames(t *testing.T) {
 	for name, want := range map[string]Size{
 		"STANDARD_DS3_V2":          {VCPUs: 4, MemoryGB: 14},
+		"Standard_B1s":             {VCPUs: 1, MemoryGB: 1},
+		"Standard_B4ms":            {VCPUs: 4, MemoryGB: 16},
 		"Standard_D2s_v3":          {VCPUs: 2, MemoryGB: 8},
 		"standard_e4s_v3":          {VCPUs: 4, MemoryGB: 32},
 		"Standard_F16s_v2":         {VCPUs: 16, MemoryGB: 32},

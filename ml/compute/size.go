@@ -35,6 +35,9 @@ var numbered = map[string][2]float64{
 	"A1": {1, 1.75}, "A2": {2, 3.5}, "A3": {4, 7}, "A4": {8, 14},
 }
 
+// Burstable sizes come with less memory the smaller they are.
+var burstable = map[string]float64{"B1LS": 0.5, "B1S": 1, "B1MS": 2, "B2S": 4}
+
 var sizeName = regexp.MustCompile(`(?i)^(STANDARD|BASIC)_([A-Z]{1,2}?)(S?)(\d{1,3})(?:-(\d{1,3}))?([A-Z]*)((?:_[A-Z0-9]+)*)$`)
 
 // ParseSize reads the name of an instance type. What it is made of follows from
@@ -58,6 +61,9 @@ func ParseSize(name string) (Size, bool) {
 	version := strings.ToUpper(m[7])
 	if old, ok := numbered[letters+m[4]]; ok && legacy && (version == "" || strings.HasPrefix(version, "_V2")) {
 		size.VCPUs, size.MemoryGB = int(old[0]), old[1]
+	}
+	if gb, ok := burstable[letters+m[4]+strings.ToUpper(m[6])]; ok {
+		size.MemoryGB = gb
 	}
 	if s.perGPU > 0 {
 		size.GPUs = max(1, size.VCPUs/s.perGPU)
