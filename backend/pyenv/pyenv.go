@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"lapis/fault"
@@ -206,7 +207,7 @@ func (b *Builder) locked(ctx context.Context, hash string, r environment.Recipe,
 		defer func() { <-b.slots }()
 	}
 	dir := filepath.Join(b.cfg.Dir, hash)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeAll(dir, dyingFor); err != nil {
 		return environment.Built{}, fmt.Errorf("remove a half-made environment: %w", err)
 	}
 	if err := log.open(); err != nil {
@@ -215,7 +216,7 @@ func (b *Builder) locked(ctx context.Context, hash string, r environment.Recipe,
 	built, err := b.make(ctx, hash, dir, r, log)
 	if err != nil {
 		err = b.ended(ctx, err)
-		if gone := os.RemoveAll(dir); gone != nil {
+		if gone := removeAll(dir, dyingFor); gone != nil {
 			err = errors.Join(err, fmt.Errorf("remove a half-made environment: %w", gone))
 		}
 		log.line("failed: " + err.Error())
@@ -246,9 +247,7 @@ func (b *Builder) clean() error {
 	for _, e := range entries {
 		path := filepath.Join(b.cfg.Dir, e.Name())
 		if strings.HasPrefix(e.Name(), trash) {
-			if err := os.RemoveAll(path); err != nil {
-				return fmt.Errorf("remove an old environment: %w", err)
-			}
+			_ = os.RemoveAll(path) // the next start tries again
 		}
 		if !e.IsDir() || !isHash(e.Name()) {
 			continue
@@ -264,14 +263,31 @@ func (b *Builder) clean() error {
 			continue
 		}
 		if _, ready := b.find(e.Name()); !ready {
-			err = os.RemoveAll(path)
+			// What cannot be removed now keeps nobody from starting: it is not ready,
+			// and the next build of it removes it first.
+			_ = removeAll(path, startFor)
 		}
 		unlock()
-		if err != nil {
-			return fmt.Errorf("remove a half-made environment: %w", err)
-		}
 	}
 	return nil
+}
+
+// How long the programs of a build whose server was killed may go on writing
+// until they are gone as well: when an environment is built anew, and when a
+// server starts.
+const (
+	dyingFor = 5 * time.Second
+	startFor = 100 * time.Millisecond
+)
+
+// removeAll removes a folder, again while somebody still writes into it.
+func removeAll(dir string, within time.Duration) error {
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := os.RemoveAll(dir)
+		if !errors.Is(err, syscall.ENOTEMPTY) || time.Since(start) > within {
+			return err
+		}
+	}
 }
 
 func isHash(name string) bool {
