@@ -26,6 +26,13 @@ func TestAHalfMadeEnvironmentThatStillGrowsKeepsNobodyFromStarting(t *testing.T)
 		}
 	}()
 	for range 20 {
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			if grown, _ := os.ReadDir(half); len(grown) > 20 {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatal("the environment does not grow")
+			}
+		}
 		b, err := New(Config{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
