@@ -5,7 +5,6 @@ package share
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -104,7 +103,7 @@ func (s *Service) admit(ctx context.Context, c *resource.Change) error {
 	if !fault.Is(err, fault.Missing) {
 		return err
 	}
-	guid := newGUID()
+	guid := resource.NewGUID()
 	c.New.Status, err = json.Marshal(status{ProvisioningState: resource.Succeeded, RegistryID: guid, Account: ml.AccountOf(guid)})
 	return err
 }
@@ -302,11 +301,4 @@ func (s *Service) reference(site ml.Site, c blob.Container, origin, permissions,
 		"pendingUploadId":            c.Name,
 		"pendingUploadType":          "TemporaryBlobReference",
 	}
-}
-
-func newGUID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

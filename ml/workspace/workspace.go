@@ -4,7 +4,6 @@ package workspace
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -135,7 +134,7 @@ func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Chan
 	if c.Old != nil || c.Gone != nil {
 		return nil
 	}
-	guid := newGUID()
+	guid := resource.NewGUID()
 	s := status{ProvisioningState: resource.Succeeded, WorkspaceID: guid, Account: ml.AccountOf(guid)}
 	if c.New.Status, err = json.Marshal(s); err != nil {
 		return err
@@ -218,11 +217,4 @@ func view(_ context.Context, v resource.View, rs []resource.Resource) error {
 		r.Properties = p.Raw()
 	}
 	return nil
-}
-
-func newGUID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -59,7 +59,7 @@ func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
 func (m *Manager) remove(ctx context.Context, t *resource.Type, req Request, c *resource.Change) (Reply, error) {
 	b := c.Batch
 	reply := Reply{Resource: *c.Old}
-	op := resource.Operation{ID: newGUID(), Verb: "delete", Resource: c.Old.ID, Caller: req.Caller.Name,
+	op := resource.Operation{ID: resource.NewGUID(), Verb: "delete", Resource: c.Old.ID, Caller: req.Caller.Name,
 		State: resource.OperationRunning, Started: m.now()}
 	switch {
 	case c.Kept != nil:
@@ -128,7 +128,7 @@ func (m *Manager) Act(ctx context.Context, req Request) (Reply, error) {
 				return Reply{}, err
 			}
 		}
-		op := resource.Operation{ID: newGUID(), Verb: name, Resource: call.ID, Caller: req.Caller.Name,
+		op := resource.Operation{ID: resource.NewGUID(), Verb: name, Resource: call.ID, Caller: req.Caller.Name,
 			State: resource.OperationRunning, Started: m.now(), Input: req.Body}
 		entry.Result = "Started"
 		if _, err := m.store.Commit(ctx, resource.Batch{Operations: []resource.Operation{op}, Activities: []resource.Activity{entry}}); err != nil {

@@ -172,7 +172,7 @@ func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *
 	}
 	reply := Reply{Created: c.Old == nil}
 	if t.Async || t.Provision != nil {
-		op := resource.Operation{ID: newGUID(), Verb: "put", Resource: c.New.ID, Caller: req.Caller.Name,
+		op := resource.Operation{ID: resource.NewGUID(), Verb: "put", Resource: c.New.ID, Caller: req.Caller.Name,
 			State: resource.Succeeded, Started: m.now(), Ended: m.now()}
 		if t.Provision != nil {
 			op.State, op.Ended, result = resource.OperationRunning, zeroTime, "Started"
