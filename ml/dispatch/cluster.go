@@ -36,29 +36,28 @@ type idleNode struct {
 	since time.Time
 }
 
-// refreshEvery is how often the targets are read although nothing says that
-// they have changed.
+// refreshEvery is how often a target that no job waits for is read although
+// nothing says that it has changed.
 const refreshEvery = time.Second
 
-// refresh reads the targets that waiting or running jobs name, and from time to
-// time all.
+// refresh reads the targets of waiting jobs, which start only on what the target
+// is now and not on what it was before somebody stopped or deleted it, and from
+// time to time all others.
 func (cs *clusters) refresh(ctx context.Context, store resource.Store, waiting []demand, running map[string]demand) error {
 	need := map[string]resource.ID{}
-	for _, w := range waiting {
-		if !w.compute.Zero() {
-			need[w.compute.Key()] = w.compute
-		}
-	}
 	for _, w := range running {
-		if !w.compute.Zero() {
+		if !w.compute.Zero() && cs.of[w.compute.Key()] == nil {
 			need[w.compute.Key()] = w.compute
 		}
 	}
 	for key, c := range cs.of {
 		if time.Since(c.read) > refreshEvery {
 			need[key] = c.id
-		} else {
-			delete(need, key)
+		}
+	}
+	for _, w := range waiting {
+		if !w.compute.Zero() {
+			need[w.compute.Key()] = w.compute
 		}
 	}
 	if len(need) == 0 {
