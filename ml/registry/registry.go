@@ -364,41 +364,19 @@ func (g *Registry) RenameModel(ctx context.Context, site ml.Site, name, to strin
 	if err != nil {
 		return Model{}, err
 	}
-	old, err := g.get(ctx, from)
-	if fault.Is(err, fault.Missing) {
-		return Model{}, modelMissing(name)
-	}
-	if err != nil {
-		return Model{}, err
-	}
 	if from.Same(target) {
-		g.touch(ctx, site, name)
-		return g.Model(ctx, site, name)
+		return g.changeModel(ctx, site, name, func(resource.Document, *only) error { return nil })
 	}
-	if _, err := g.get(ctx, target); err == nil {
-		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", to).With("RESOURCE_ALREADY_EXISTS")
-	}
-	caller := identity.Of(ctx)
-	versions, err := g.resources(ctx, from)
-	if err != nil {
+	reply, err := g.manager.Move(ctx, manager.Request{ID: from, Caller: identity.Of(ctx)}, target)
+	switch {
+	case fault.Is(err, fault.Missing):
+		return Model{}, modelMissing(name)
+	case fault.Is(err, fault.Conflict):
+		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", to).With("RESOURCE_ALREADY_EXISTS").From(err)
+	case err != nil:
 		return Model{}, err
 	}
-	// All in one commit, which the manager's road has no word for.
-	now := resource.Stamp{At: time.Now().UTC(), By: caller.Name, ByType: "Application"}
-	batch := resource.Batch{Removals: []resource.Removal{{ID: from, Expect: old.Etag, Deep: true}}}
-	moved := func(r resource.Resource, id resource.ID) {
-		r.ID, r.Updated = id, now
-		batch.Puts = append(batch.Puts, resource.Write{Resource: r, Expect: resource.Absent})
-	}
-	moved(old, target)
-	for _, v := range versions {
-		moved(v, target.Child("versions", v.ID.Name()))
-	}
-	batch.Activities = []resource.Activity{{At: now.At, Caller: caller.Name, CallerID: caller.ID, Action: modelType + "/rename", Resource: from, Result: "Succeeded"}}
-	if _, err := g.manager.Store().Commit(ctx, batch); err != nil {
-		return Model{}, err
-	}
-	return g.Model(ctx, site, to)
+	return modelOf(reply.Resource)
 }
 
 // resources are the versions of a model, or of a whole workspace.

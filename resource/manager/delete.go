@@ -58,6 +58,7 @@ func (m *Manager) Delete(ctx context.Context, req Request) (Reply, error) {
 // has to be released first.
 func (m *Manager) remove(ctx context.Context, t *resource.Type, req Request, c *resource.Change) (Reply, error) {
 	b := c.Batch
+	b.Rows = append(b.Rows, req.Rows...)
 	reply := Reply{Resource: *c.Old}
 	op := resource.Operation{ID: resource.NewGUID(), Verb: "delete", Resource: c.Old.ID, Caller: req.Caller.Name,
 		State: resource.OperationRunning, Started: m.now()}

@@ -72,6 +72,10 @@ type Request struct {
 	// Quiet is set for a write that does not count as an update: the resource
 	// keeps the stamp of its last one.
 	Quiet bool
+
+	// Rows are stored in the same commit, if it comes to one: resource.Batch
+	// says what they are.
+	Rows []any
 }
 
 // Reply is what a write made of it.

@@ -164,6 +164,7 @@ func settled(t *resource.Type, old *resource.Resource) error {
 // request, its operation.
 func (m *Manager) commit(ctx context.Context, t *resource.Type, req Request, c *resource.Change) (Reply, error) {
 	b := c.Batch
+	b.Rows = append(b.Rows, req.Rows...)
 	expect, result := resource.Absent, "Succeeded"
 	if c.Old != nil {
 		expect = c.Old.Etag
