@@ -9,11 +9,11 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // maxReply bounds a reply that is kept in memory, in bytes.
@@ -58,7 +58,7 @@ func (c *Client) address(path, version string, query url.Values) string {
 	return c.URL + u.EscapedPath() + "?" + q.Encode()
 }
 
-var inRegistry = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.MachineLearningServices/registries/[^/]+/`)
+var inRegistry = pattern.New(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.MachineLearningServices/registries/[^/]+/`)
 
 func (c *Client) exchange(ctx context.Context, method, address string, body any) (*http.Response, json.RawMessage, error) {
 	k := call{method: method, url: address, header: http.Header{"Accept": {"application/json"}}}

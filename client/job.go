@@ -9,13 +9,13 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"lapis/client/spec"
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // Run is what run history says about a job.
@@ -81,7 +81,7 @@ func (c *Client) Explain(ctx context.Context, job map[string]any) error {
 // The logs that follow copies to the user: what the job printed, of one node
 // or of each. The build log comes before.
 var (
-	userLog  = regexp.MustCompile(`^user_logs/std_log[^0-9]*0*(?:_ps)?\.txt$`)
+	userLog  = pattern.New(`^user_logs/std_log[^0-9]*0*(?:_ps)?\.txt$`)
 	buildLog = "azureml-logs/20_image_build_log.txt"
 )
 
@@ -344,7 +344,7 @@ func (c *Client) outputs(ctx context.Context, job string) (map[string]string, er
 	return out, nil
 }
 
-var datastoreURI = regexp.MustCompile(`^azureml://(?:subscriptions/[^/]+/resource[gG]roups/[^/]+/(?:providers/Microsoft.MachineLearningServices/)?workspaces/[^/]+/)?datastores/([^/]+)/paths/(.*)$`)
+var datastoreURI = pattern.New(`^azureml://(?:subscriptions/[^/]+/resource[gG]roups/[^/]+/(?:providers/Microsoft.MachineLearningServices/)?workspaces/[^/]+/)?datastores/([^/]+)/paths/(.*)$`)
 
 // downloadURI brings what lies at a datastore address into dir.
 func (c *Client) downloadURI(ctx context.Context, uri, dir, label string) (int, error) {

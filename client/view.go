@@ -3,11 +3,12 @@ package client
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"lapis/pattern"
 )
 
 // View gives a resource in the words of the YAML files, as `show` and `list`
@@ -45,7 +46,7 @@ func View(noun string, raw json.RawMessage) (map[string]any, error) {
 	return v, nil
 }
 
-var groupOf = regexp.MustCompile(`(?i)/resourceGroups/([^/]+)`)
+var groupOf = pattern.New(`(?i)/resourceGroups/([^/]+)`)
 
 // versioned tells a version, whose name is the asset's, from an asset, whose
 // own name stands.
@@ -247,7 +248,7 @@ func settings(m map[string]any) map[string]any {
 	return out
 }
 
-var shortForm = regexp.MustCompile(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.MachineLearningServices/workspaces/[^/]+/([a-z]+)/([^/]+)(?:/versions/([^/]+))?$`)
+var shortForm = pattern.New(`(?i)^/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.MachineLearningServices/workspaces/[^/]+/([a-z]+)/([^/]+)(?:/versions/([^/]+))?$`)
 
 // shortID writes a resource id as azureml:NAME or azureml:NAME:VERSION.
 func shortID(id string) any {
@@ -274,7 +275,7 @@ func prefixed(id string) any {
 	return id
 }
 
-var durationForm = regexp.MustCompile(`^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?$`)
+var durationForm = pattern.New(`^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?$`)
 
 // seconds reads an ISO 8601 duration.
 func seconds(s string) (int64, bool) {
@@ -318,7 +319,7 @@ func SnakeKeys(m map[string]any) map[string]any {
 	return out
 }
 
-var hump = regexp.MustCompile(`([a-z0-9])([A-Z])`)
+var hump = pattern.New(`([a-z0-9])([A-Z])`)
 
 func snake(s string) string { return strings.ToLower(hump.ReplaceAllString(s, "${1}_${2}")) }
 

@@ -5,12 +5,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
 
 	"lapis/fault"
+	"lapis/pattern"
 	"lapis/resource/identity"
 )
 
@@ -54,7 +54,7 @@ func note(ctx context.Context, p identity.Principal) {
 }
 
 // tracked are the calls that a training script makes thousands of.
-var tracked = regexp.MustCompile(`/mlflow/(runs/(log-|set-tag|search)|traces|metrics)|/v1/traces`)
+var tracked = pattern.New(`/mlflow/(runs/(log-|set-tag|search)|traces|metrics)|/v1/traces`)
 
 // logAccess writes one line. Reads that went well are at debug level, and so is
 // what scripts log: a client that follows a job makes hundreds. Queries are left out, they may hold

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"sync"
 
 	"lapis/ml/environment"
+	"lapis/pattern"
 )
 
 // Bounds of a build log: what is shown live, of one line, and of the tail in
@@ -119,7 +119,7 @@ func (l *buildLog) follow(ctx context.Context, w io.Writer) error {
 	}
 }
 
-var userinfo = regexp.MustCompile(`(://)[^/@\s'"` + "`" + `]+@`)
+var userinfo = pattern.New(`(://)[^/@\s'"` + "`" + `]+@`)
 
 // mask hides user and password of the URLs in a line.
 func mask(line string) string {

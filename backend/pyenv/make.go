@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"lapis/fault"
 	"lapis/ml/environment"
+	"lapis/pattern"
 )
 
 // readyFile is written last; an environment without it does not exist.
@@ -170,7 +170,7 @@ func (b *Builder) python(ctx context.Context, want string) (interpreter, string,
 	return choose(b.pythons.all(ctx), want)
 }
 
-var torch = regexp.MustCompile(`^torch(vision|audio)?\s*($|[<>=!~;[(])`)
+var torch = pattern.New(`^torch(vision|audio)?\s*($|[<>=!~;[(])`)
 
 // asksForTorch tells whether the lines take torch from the default index.
 func asksForTorch(lines []string) bool {
@@ -248,10 +248,10 @@ func (s *installer) run(stdin string, args ...string) error {
 }
 
 var (
-	resolved    = regexp.MustCompile(`^Resolved (\d+) packages?`)
-	prepared    = regexp.MustCompile(`^Prepared (\d+) packages?`)
-	downloading = regexp.MustCompile(`^\s*Downloading (\S+) \(([\d.]+)\s*([KMG])iB\)`)
-	downloaded  = regexp.MustCompile(`^\s*Downloaded (\S+)`)
+	resolved    = pattern.New(`^Resolved (\d+) packages?`)
+	prepared    = pattern.New(`^Prepared (\d+) packages?`)
+	downloading = pattern.New(`^\s*Downloading (\S+) \(([\d.]+)\s*([KMG])iB\)`)
+	downloaded  = pattern.New(`^\s*Downloaded (\S+)`)
 )
 
 // take passes a line on, and after it what it says about the progress.

@@ -7,8 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
+
+	"lapis/pattern"
 )
 
 // maxScript bounds what is looked at as a script of an environment, in bytes.
@@ -132,7 +133,7 @@ func withoutShebang(script []byte, python string) ([]byte, bool) {
 }
 
 // plainPath matches what the kernel takes in a shebang line.
-var plainPath = regexp.MustCompile(`^[A-Za-z0-9_./@:+,-]{1,120}$`)
+var plainPath = pattern.New(`^[A-Za-z0-9_./@:+,-]{1,120}$`)
 
 // shebang returns the lines that hand a script to this Python, by way of the
 // shell where the kernel would not find it: a Python string that is a command.

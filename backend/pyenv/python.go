@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"lapis/pattern"
 )
 
 // interpreter is a Python on this machine.
@@ -187,7 +189,7 @@ type probed struct {
 	ok    bool
 }
 
-var pythonName = regexp.MustCompile(`^python(3(\.[0-9]+)?)?$`)
+var pythonName = pattern.New(`^python(3(\.[0-9]+)?)?$`)
 
 // first returns the Python that PATH leads to.
 func (p *pythons) first(ctx context.Context) (interpreter, bool) {

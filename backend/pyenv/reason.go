@@ -1,11 +1,11 @@
 package pyenv
 
 import (
-	"regexp"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml/environment"
+	"lapis/pattern"
 )
 
 // maxReason bounds the reason of a failed build, in bytes.
@@ -28,10 +28,10 @@ func failure(lines []string) *fault.Error {
 
 // unreachable matches what uv and pip say when the index cannot be reached, as
 // against an index that answers and does not have the package.
-var unreachable = regexp.MustCompile(`(?i)client error \(connect\)|dns error|could not connect|connection refused|failed to establish a new connection|temporary failure in name resolution|tunnel error|operation timed out|timeout was reached|HTTPSConnectionPool|ProxyError|invalid peer certificate|CERTIFICATE_VERIFY_FAILED|50[234] (Bad Gateway|Service Unavailable|Gateway)`)
+var unreachable = pattern.New(`(?i)client error \(connect\)|dns error|could not connect|connection refused|failed to establish a new connection|temporary failure in name resolution|tunnel error|operation timed out|timeout was reached|HTTPSConnectionPool|ProxyError|invalid peer certificate|CERTIFICATE_VERIFY_FAILED|50[234] (Bad Gateway|Service Unavailable|Gateway)`)
 
 // exception matches the last line of a Python traceback.
-var exception = regexp.MustCompile(`^\s*([A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b.*|error: .*|fatal error: .*)$`)
+var exception = pattern.New(`^\s*([A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b.*|error: .*|fatal error: .*)$`)
 
 // reason picks what a person needs out of the last lines of a build.
 func reason(lines []string) string {

@@ -11,11 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // Options are what the command line adds to a file.
@@ -224,10 +224,10 @@ func (b *builder) readLocal(n *Node, path string) (*Document, error) {
 }
 
 var (
-	remoteForm = regexp.MustCompile(`^(https?|wasbs?|abfss?|adl|azureml|hdfs|s3|gs|dbfs)://|^runs:/|^git\+|^azureml:`)
-	resourceID = regexp.MustCompile(`^/subscriptions/[^/<>]+/resource[gG]roups/[^/<>]+(/providers/[^/<>]+(/[^/<>]+/[^/<>]+)+)?$`)
-	registryID = regexp.MustCompile(`^azureml://registries/[^/]+/[a-z]+/[^/]+/(versions|labels)/[^/]+$`)
-	binding    = regexp.MustCompile(`^\s*\$\{\{.*\}\}\s*$`)
+	remoteForm = pattern.New(`^(https?|wasbs?|abfss?|adl|azureml|hdfs|s3|gs|dbfs)://|^runs:/|^git\+|^azureml:`)
+	resourceID = pattern.New(`^/subscriptions/[^/<>]+/resource[gG]roups/[^/<>]+(/providers/[^/<>]+(/[^/<>]+/[^/<>]+)+)?$`)
+	registryID = pattern.New(`^azureml://registries/[^/]+/[a-z]+/[^/]+/(versions|labels)/[^/]+$`)
+	binding    = pattern.New(`^\s*\$\{\{.*\}\}\s*$`)
 )
 
 // remote tells an address from a local path.

@@ -4,15 +4,15 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"lapis/fault"
+	"lapis/pattern"
 )
 
-var componentName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+var componentName = pattern.New(`^[a-z][a-z0-9_]*$`)
 
 func checkComponent(d *Document, _ Options) error {
 	var c checker

@@ -14,7 +14,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -22,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // The bounds of a document. A file past them is refused, so that a small file
@@ -153,7 +153,7 @@ func invalidAt(data []byte) int {
 	return 0
 }
 
-var syntaxLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var syntaxLine = pattern.New(`^yaml: (?:line (\d+): )?(.*)$`)
 
 func (d *Document) syntax(err error) error {
 	m := syntaxLine.FindStringSubmatch(err.Error())
@@ -285,8 +285,8 @@ func (n *Node) replace(key, value *Node) {
 // What an unquoted scalar is, by the rules of YAML 1.1, which the files are
 // written for: `yes` is a boolean and `1e3` a string.
 var (
-	intForm   = regexp.MustCompile(`^[-+]?(0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$`)
-	floatForm = regexp.MustCompile(`^([-+]?([0-9][0-9_]*)\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$`)
+	intForm   = pattern.New(`^[-+]?(0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$`)
+	floatForm = pattern.New(`^([-+]?([0-9][0-9_]*)\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$`)
 )
 
 func resolve(s string) kind {

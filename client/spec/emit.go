@@ -1,10 +1,11 @@
 package spec
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"lapis/pattern"
 )
 
 // emit writes a value as block YAML with sorted keys: the form in which conda
@@ -61,7 +62,7 @@ func emitBlock(b *strings.Builder, n *Node, indent string, begun bool) {
 	}
 }
 
-var plainWord = regexp.MustCompile(`^[^\s\-?:,\[\]{}#&*!|>'"%@` + "`" + `=][^\n]*$`)
+var plainWord = pattern.New(`^[^\s\-?:,\[\]{}#&*!|>'"%@` + "`" + `=][^\n]*$`)
 
 // quote writes a scalar so that it is read back as what it was.
 func quote(n *Node) string {
@@ -87,4 +88,4 @@ func quote(n *Node) string {
 	return s
 }
 
-var dateLike = regexp.MustCompile(`^\d{4}-\d\d?-\d\d?([Tt \t].*)?$`)
+var dateLike = pattern.New(`^\d{4}-\d\d?-\d\d?([Tt \t].*)?$`)

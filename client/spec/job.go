@@ -2,9 +2,10 @@ package spec
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"lapis/pattern"
 )
 
 func checkJob(d *Document, _ Options) error {
@@ -14,7 +15,7 @@ func checkJob(d *Document, _ Options) error {
 	return c.err()
 }
 
-var bound = regexp.MustCompile(`\$\{\{\s*(inputs|outputs)\.([A-Za-z0-9_]+)`)
+var bound = pattern.New(`\$\{\{\s*(inputs|outputs)\.([A-Za-z0-9_]+)`)
 
 // checkBindings checks that the command names inputs and outputs that exist.
 func checkBindings(c *checker, root *Node) {
@@ -190,7 +191,7 @@ func (b *builder) inputs() (map[string]any, error) {
 	return out, nil
 }
 
-var inputName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
+var inputName = pattern.New(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
 func (b *builder) input(v *Node, path string) (map[string]any, error) {
 	inputType := v.str("type")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"lapis/edge/blobhttp"
@@ -11,6 +10,7 @@ import (
 	"lapis/ml"
 	"lapis/ml/blob"
 	"lapis/ml/data"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/rbac"
@@ -56,4 +56,4 @@ func (v *server) newBlobs(resources resource.Store, blobs blob.Store, sas *ident
 }
 
 // ownContainer is the name of a workspace's own container.
-var ownContainer = regexp.MustCompile(`^azureml-(?:blobstore-)?([0-9a-f]{8}-[0-9a-f-]{27})$`)
+var ownContainer = pattern.New(`^azureml-(?:blobstore-)?([0-9a-f]{8}-[0-9a-f-]{27})$`)

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"lapis/ml/blob"
 	"lapis/ml/dispatch"
 	"lapis/ml/tracking"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -139,7 +139,7 @@ func (v *server) jobVariables(site ml.Site, r tracking.Run, experiment string) (
 }
 
 // fromServer are the variables of the server that its jobs get.
-var fromServer = regexp.MustCompile(`^(?i:https?_proxy|all_proxy)$|^PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|TRUSTED_HOST|DEFAULT_TIMEOUT|CONFIG_FILE|NO_INDEX)$|^UV_(INDEX|INDEX_URL|DEFAULT_INDEX|EXTRA_INDEX_URL|FIND_LINKS|OFFLINE)$`)
+var fromServer = pattern.New(`^(?i:https?_proxy|all_proxy)$|^PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|TRUSTED_HOST|DEFAULT_TIMEOUT|CONFIG_FILE|NO_INDEX)$|^UV_(INDEX|INDEX_URL|DEFAULT_INDEX|EXTRA_INDEX_URL|FIND_LINKS|OFFLINE)$`)
 
 // register stores an asset version that the platform itself makes.
 func (v *server) register(ctx context.Context, id resource.ID, properties any) error {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"regexp"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"lapis/ml/registry"
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/rbac"
 )
@@ -46,7 +46,7 @@ func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking
 	})
 }
 
-var underWorkspace = regexp.MustCompile(`^/(?i:mlflow/v[12]\.0(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+))(/.*)?$`)
+var underWorkspace = pattern.New(`^/(?i:mlflow/v[12]\.0(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+))(/.*)?$`)
 
 // sites remembers workspaces for a moment: every call of MLflow names one.
 type sites struct {

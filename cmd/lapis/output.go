@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // outputFlags say how a command prints its result.
@@ -207,7 +207,7 @@ func table(w io.Writer, v any, columns []string) error {
 	return nil
 }
 
-var longAddress = regexp.MustCompile(`^azureml://subscriptions/[^/]+/resource[gG]roups/[^/]+/workspaces/[^/]+/`)
+var longAddress = pattern.New(`^azureml://subscriptions/[^/]+/resource[gG]roups/[^/]+/workspaces/[^/]+/`)
 
 // short takes out of an address what every address in the table has.
 func short(s string) string { return longAddress.ReplaceAllString(s, "azureml://") }

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
 	"lapis/fault"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -56,7 +56,7 @@ type deployment struct {
 }
 
 // bareTemplate is the template's key as az writes it, without quotes.
-var bareTemplate = regexp.MustCompile(`([,{]\s*)template(\s*:)`)
+var bareTemplate = pattern.New(`([,{]\s*)template(\s*:)`)
 
 func readDeployment(r *http.Request) (deployment, error) {
 	var d deployment

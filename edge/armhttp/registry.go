@@ -6,11 +6,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"lapis/edge"
 	"lapis/fault"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
 )
@@ -95,7 +95,7 @@ func RegistryRoutes(shared Shared, allowed func(r *http.Request, registry resour
 	}
 }
 
-var discovery = regexp.MustCompile(`^/registrymanagement/v1\.0/registries/([^/]+)/discovery/?$`)
+var discovery = pattern.New(`^/registrymanagement/v1\.0/registries/([^/]+)/discovery/?$`)
 
 // Discovery tells clients of a registry, which know its name alone, where it is.
 func (s *Server) Discovery(find func(ctx context.Context, name string) (resource.Resource, error)) http.Handler {

@@ -11,12 +11,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"lapis/edge"
 	"lapis/fault"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -50,7 +50,7 @@ func New(m *manager.Manager, origins *edge.Origins, log *slog.Logger, extra ...R
 	return &Server{manager: m, origins: origins, log: log, extra: extra}
 }
 
-var apiVersion = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z0-9.]+)?$`)
+var apiVersion = pattern.New(`^\d{4}-\d{2}-\d{2}(-[A-Za-z0-9.]+)?$`)
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +63,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // doubled are the slashes that az leaves where a parent's path is empty.
-var doubled = regexp.MustCompile(`//+`)
+var doubled = pattern.New(`//+`)
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	if v := r.URL.Query().Get("api-version"); !apiVersion.MatchString(v) {
@@ -108,7 +108,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 	return fault.New(fault.NotAllowed, "MethodNotAllowed", "The method %s is not known here.", r.Method)
 }
 
-var assetPrefix = regexp.MustCompile(`/(?i:azureml(?::|%3A))`)
+var assetPrefix = pattern.New(`/(?i:azureml(?::|%3A))`)
 
 // takes tells whether the route is for an address of that type.
 func (r Route) takes(kind string) bool {

@@ -20,6 +20,7 @@ import (
 	"lapis/ml/blob"
 	"lapis/ml/data"
 	"lapis/ml/tracking"
+	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
 )
@@ -113,7 +114,7 @@ func (s *Server) Discovery(w http.ResponseWriter, r *http.Request) {
 	edge.WriteJSON(w, http.StatusOK, doc)
 }
 
-var path = regexp.MustCompile(`^/(?i:history|data|modelregistry|execution)/v[0-9.]+(/(?i:subscriptions)/[^/]+/(?i:resourcegroups)/[^/]+/(?i:providers)/[^/]+/(?i:workspaces)/[^/]+)/(.+)$`)
+var path = pattern.New(`^/(?i:history|data|modelregistry|execution)/v[0-9.]+(/(?i:subscriptions)/[^/]+/(?i:resourcegroups)/[^/]+/(?i:providers)/[^/]+/(?i:workspaces)/[^/]+)/(.+)$`)
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -193,7 +194,7 @@ func (c call) snakeCase() bool {
 	return major > 1 || minor >= 35
 }
 
-var sdkVersion = regexp.MustCompile(`(?i)azure-ai-ml/(\d+)\.(\d+)`)
+var sdkVersion = pattern.New(`(?i)azure-ai-ml/(\d+)\.(\d+)`)
 
 // pascal are the names that older clients want.
 var pascal = map[string]string{"uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable",

@@ -6,12 +6,12 @@ package asset
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -93,8 +93,8 @@ func or(f, otherwise func(string) error) func(string) error {
 }
 
 var (
-	commonName    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
-	commonVersion = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
+	commonName    = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
+	commonVersion = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}$`)
 )
 
 func (k Kind) checkName(name string) error {

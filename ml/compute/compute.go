@@ -5,11 +5,11 @@ package compute
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -35,7 +35,7 @@ var kinds = map[string]string{
 	"datalakeanalytics": "DataLakeAnalytics", "aks": "AKS",
 }
 
-var computeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{1,31}$`)
+var computeName = pattern.New(`^[A-Za-z][A-Za-z0-9-]{1,31}$`)
 
 // maxNodes bounds a cluster.
 const maxNodes = 10_000

@@ -3,15 +3,16 @@ package compute
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strconv"
 	"time"
+
+	"lapis/pattern"
 )
 
 // Duration is a length of time that stands in JSON in ISO 8601's form, "PT2M".
 type Duration time.Duration
 
-var iso = regexp.MustCompile(`^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$`)
+var iso = pattern.New(`^P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$`)
 
 // ParseDuration reads ISO 8601's days, hours, minutes and seconds.
 func ParseDuration(text string) (time.Duration, error) {

@@ -1,10 +1,11 @@
 package compute
 
 import (
-	"regexp"
 	"sort"
 	"strconv"
 	"strings"
+
+	"lapis/pattern"
 )
 
 // Size is an instance type, in Azure's name for it.
@@ -38,7 +39,7 @@ var numbered = map[string][2]float64{
 // Burstable sizes come with less memory the smaller they are.
 var burstable = map[string]float64{"B1LS": 0.5, "B1S": 1, "B1MS": 2, "B2S": 4}
 
-var sizeName = regexp.MustCompile(`(?i)^(STANDARD|BASIC)_([A-Z]{1,2}?)(S?)(\d{1,3})(?:-(\d{1,3}))?([A-Z]*)((?:_[A-Z0-9]+)*)$`)
+var sizeName = pattern.New(`(?i)^(STANDARD|BASIC)_([A-Z]{1,2}?)(S?)(\d{1,3})(?:-(\d{1,3}))?([A-Z]*)((?:_[A-Z0-9]+)*)$`)
 
 // ParseSize reads the name of an instance type. What it is made of follows from
 // the name, as Azure forms it.

@@ -6,12 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -53,7 +53,7 @@ var credentials = map[string]struct {
 	"none":                   {"None", nil},
 }
 
-var connectionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{1,254}$`)
+var connectionName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_-]{1,254}$`)
 
 // secretName names the sealed credentials of a connection.
 const secretName = "credentials"

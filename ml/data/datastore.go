@@ -5,7 +5,6 @@ package data
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"lapis/ml"
 	"lapis/ml/asset"
 	"lapis/ml/blob"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -57,7 +57,7 @@ var kinds = map[string]struct {
 	"hdfs":              {"Hdfs", []string{"nameNodeAddress"}},
 }
 
-var datastoreName = regexp.MustCompile(`^[A-Za-z0-9_]{1,255}$`)
+var datastoreName = pattern.New(`^[A-Za-z0-9_]{1,255}$`)
 
 // Datastores makes the type of datastores.
 func Datastores(store resource.Store, blobs blob.Store, grants asset.Grants, sealer Sealer, now func() time.Time) *resource.Type {

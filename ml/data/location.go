@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/asset"
 	"lapis/ml/blob"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -25,17 +25,17 @@ type Location struct {
 }
 
 var (
-	shortStore = regexp.MustCompile(`(?i)^azureml:(?://)?datastores/([^/]+)/paths/(.*)$`)
-	longStore  = regexp.MustCompile(`(?i)^azureml://subscriptions/([^/]+)/resource[gG]roups/([^/]+)/(?:providers/microsoft\.machinelearningservices/)?workspaces/([^/]+)/datastores/([^/]+)/paths/(.*)$`)
-	jobOutput  = regexp.MustCompile(`(?i)^azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths/?(.*))?$`)
-	runFolder  = regexp.MustCompile(`^runs:/+([^/]+)/(.*)$`)
-	locations  = regexp.MustCompile(`(?i)^azureml://locations/([^/]+)/workspaces/([^/]+)/([^/]+)/([^/]+)/versions/([^/]+)$`)
-	inRegistry = regexp.MustCompile(`(?i)^azureml://registries/([^/]+)/(data|models)/([^/]+)/(versions|labels)/([^/]+)$`)
-	armAsset   = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models|datasets)/([^/]+)/versions/([^/]+)$`)
-	armLabel   = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models)/([^/]+)/labels/([^/]+)$`)
-	named      = regexp.MustCompile(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
-	hadoopHost = regexp.MustCompile(`(?i)^wasbs?://([^@./]+)\.[^@/]+/([^/]+)/(.*)$`) // as people write it, without the "@"
-	hadoop     = regexp.MustCompile(`(?i)^(?:wasbs?|abfss?)://([^@/]+)@([^./]+)\.[^/]+/(.*)$`)
+	shortStore = pattern.New(`(?i)^azureml:(?://)?datastores/([^/]+)/paths/(.*)$`)
+	longStore  = pattern.New(`(?i)^azureml://subscriptions/([^/]+)/resource[gG]roups/([^/]+)/(?:providers/microsoft\.machinelearningservices/)?workspaces/([^/]+)/datastores/([^/]+)/paths/(.*)$`)
+	jobOutput  = pattern.New(`(?i)^azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths/?(.*))?$`)
+	runFolder  = pattern.New(`^runs:/+([^/]+)/(.*)$`)
+	locations  = pattern.New(`(?i)^azureml://locations/([^/]+)/workspaces/([^/]+)/([^/]+)/([^/]+)/versions/([^/]+)$`)
+	inRegistry = pattern.New(`(?i)^azureml://registries/([^/]+)/(data|models)/([^/]+)/(versions|labels)/([^/]+)$`)
+	armAsset   = pattern.New(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models|datasets)/([^/]+)/versions/([^/]+)$`)
+	armLabel   = pattern.New(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models)/([^/]+)/labels/([^/]+)$`)
+	named      = pattern.New(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
+	hadoopHost = pattern.New(`(?i)^wasbs?://([^@./]+)\.[^@/]+/([^/]+)/(.*)$`) // as people write it, without the "@"
+	hadoop     = pattern.New(`(?i)^(?:wasbs?|abfss?)://([^@/]+)@([^./]+)\.[^/]+/(.*)$`)
 )
 
 // Locate finds out where a URI of any of the kinds that clients send points to,
@@ -76,7 +76,7 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 		}
 		return ofAsset(ctx, store, workspace, m[3], m[4], m[5])
 	}
-	for _, re := range []*regexp.Regexp{armAsset, armLabel} {
+	for _, re := range []*pattern.Pattern{armAsset, armLabel} {
 		if m := re.FindStringSubmatch(uri); m != nil {
 			if !strings.EqualFold(strings.Replace(m[1], "resourcegroups", "resourceGroups", 1), workspace.String()) {
 				return Location{}, otherWorkspace(m[1][strings.LastIndexByte(m[1], '/')+1:], workspace, uri)
@@ -123,7 +123,7 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 
 // ownAccount is the name of a storage account that a workspace or a registry of
 // ours was given.
-var ownAccount = regexp.MustCompile(`^st[0-9a-f]{22}$`)
+var ownAccount = pattern.New(`^st[0-9a-f]{22}$`)
 
 // addressed is a path in a container that an address names by itself. The
 // stores of another workspace cannot be reached that way.

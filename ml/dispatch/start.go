@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"lapis/ml/data"
 	"lapis/ml/job"
 	"lapis/ml/tracking"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -190,7 +190,7 @@ func (d *Dispatcher) run(ctx context.Context, w demand) error {
 	return nil
 }
 
-var ioReference = regexp.MustCompile(`\$\{\{\s*(inputs|outputs)\.([A-Za-z0-9_]+)\s*\}\}`)
+var ioReference = pattern.New(`\$\{\{\s*(inputs|outputs)\.([A-Za-z0-9_]+)\s*\}\}`)
 
 // task says what the runtime is to run.
 func (d *Dispatcher) task(ctx context.Context, w demand, r tracking.Run) (compute.Task, error) {

@@ -3,11 +3,11 @@ package environment
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // ParseRequirements reads the text of a pip requirements file. Python is the
@@ -39,7 +39,7 @@ func ParseRequirements(python, text string) (Recipe, error) {
 }
 
 // requirement is a distribution's name, perhaps extras, and what may follow.
-var requirement = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*(\[[^\]]*\])?\s*($|[<>=!~;@( ])`)
+var requirement = pattern.New(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*(\[[^\]]*\])?\s*($|[<>=!~;@( ])`)
 
 // options tells how to treat the options of a requirements file: those with a
 // value, those without, and those that change nothing here.

@@ -2,9 +2,10 @@ package environment
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"lapis/pattern"
 )
 
 // onPyPI gives the PyPI name of conda packages that are called otherwise there.
@@ -52,7 +53,7 @@ var onPyPI = map[string]string{
 
 // notOnPyPI matches conda packages that have no PyPI counterpart: compilers,
 // system libraries, and what wheels bring along themselves.
-var notOnPyPI = regexp.MustCompile(`^(` +
+var notOnPyPI = pattern.New(`^(` +
 	`_.*|blas|boost.*|bzip2|c-compiler|ca-certificates|cairo|clang.*|cmake|compilers|conda.*|` +
 	`cpuonly|cuda.*|cudatoolkit.*|cudnn|curl|cxx-compiler|ffmpeg|fortran-compiler|freetds|gcc.*|gfortran.*|git|git-lfs|glib|gxx.*|` +
 	`hdf5|icu|jpeg|krb5|ld_impl.*|lib(blas|cblas|cublas|cudnn|curl|ffi|gcc|gfortran|gomp|iconv|lapack|png|sndfile|stdcxx|tiff|uuid|xcb|xgboost|xml2|zlib).*|` +

@@ -3,8 +3,9 @@ package environment
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
+
+	"lapis/pattern"
 )
 
 // Spec is a conda match specification, such as conda-forge::numpy=1.21=py38_0.
@@ -15,9 +16,9 @@ type Spec struct {
 }
 
 var (
-	specName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*`)
-	specCheck = regexp.MustCompile(`^(==|=|>=|<=|!=|~=|<|>)?[A-Za-z0-9_.*+!-]+$`)
-	brackets  = regexp.MustCompile(`version\s*=\s*(?:'([^']*)'|"([^"]*)"|([^,\]\s]+))`)
+	specName  = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*`)
+	specCheck = pattern.New(`^(==|=|>=|<=|!=|~=|<|>)?[A-Za-z0-9_.*+!-]+$`)
+	brackets  = pattern.New(`version\s*=\s*(?:'([^']*)'|"([^"]*)"|([^,\]\s]+))`)
 )
 
 // ParseSpec reads a conda match specification. The build string is left out:

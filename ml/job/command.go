@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"sort"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"lapis/ml/asset"
 	"lapis/ml/compute"
 	"lapis/ml/data"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -25,8 +25,8 @@ type Command struct {
 func (Command) Name() string { return "Command" }
 
 var (
-	reference = regexp.MustCompile(`\$\{\{\s*([^}]*?)\s*\}\}`)
-	ioName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
+	reference = pattern.New(`\$\{\{\s*([^}]*?)\s*\}\}`)
+	ioName    = pattern.New(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
 )
 
 // The bounds of a job.
@@ -112,9 +112,9 @@ func (k Command) exists(ctx context.Context, workspace resource.ID, id, segment,
 	return err
 }
 
-var labelled = regexp.MustCompile(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/environments/([^/]+)/(versions|labels)/([^/]+)$`)
-var registered = regexp.MustCompile(`(?i)^azureml://registries/([^/]+)/environments/([^/]+)/(versions|labels)/([^/]+)$`)
-var shortEnvironment = regexp.MustCompile(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
+var labelled = pattern.New(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/environments/([^/]+)/(versions|labels)/([^/]+)$`)
+var registered = pattern.New(`(?i)^azureml://registries/([^/]+)/environments/([^/]+)/(versions|labels)/([^/]+)$`)
+var shortEnvironment = pattern.New(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
 
 // FindEnvironment finds the environment version that a job names: an ARM id of
 // a version or a label, or azureml:NAME:VERSION.

@@ -5,13 +5,13 @@ package job
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strings"
 	"time"
 
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/tracking"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -124,7 +124,7 @@ type Service struct {
 	Now       func() time.Time
 }
 
-var jobName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,254}$`)
+var jobName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_-]{0,254}$`)
 
 // Type makes the resource type.
 func (s *Service) Type() *resource.Type {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -16,6 +15,7 @@ import (
 	"lapis/ml/asset"
 	"lapis/ml/blob"
 	"lapis/ml/data"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -24,10 +24,10 @@ var modelTypes = map[string]string{"custom_model": "custom_model", "mlflow_model
 	"custommodel": "custom_model", "mlflowmodel": "mlflow_model", "tritonmodel": "triton_model"}
 
 // MLflow takes any name without "/" and ":".
-var modelName = regexp.MustCompile(`^[^/:\\?#%\x00-\x1f]{1,255}$`)
+var modelName = pattern.New(`^[^/:\\?#%\x00-\x1f]{1,255}$`)
 
 // jobOutput is the address of what a job made.
-var jobOutput = regexp.MustCompile(`^azureml://jobs/([^/]+)/outputs/`)
+var jobOutput = pattern.New(`^azureml://jobs/([^/]+)/outputs/`)
 
 // Models is the kind of models.
 func Models(store resource.Store, blobs blob.Store) asset.Kind {

@@ -2,18 +2,18 @@ package registry
 
 import (
 	"context"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
 var (
-	aliasForm     = regexp.MustCompile(`^[\w\-]*$`)
-	versionsAlias = regexp.MustCompile(`^[vV]\d+$`)
+	aliasForm     = pattern.New(`^[\w\-]*$`)
+	versionsAlias = pattern.New(`^[vV]\d+$`)
 )
 
 func checkAlias(alias string) error {

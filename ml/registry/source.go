@@ -3,19 +3,19 @@ package registry
 import (
 	"context"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/tracking"
+	"lapis/pattern"
 )
 
 var (
-	loggedModel = regexp.MustCompile(`^models:/(m-[0-9a-zA-Z]+)(/.*)?$`)
-	modelNumber = regexp.MustCompile(`^models:/([^/@]+)/(\d+)$`)
-	modelAlias  = regexp.MustCompile(`^models:/([^/@]+)@([^/]+)$`)
-	runPath     = regexp.MustCompile(`^runs:/+([^/]+)(?:/(.*))?$`)
+	loggedModel = pattern.New(`^models:/(m-[0-9a-zA-Z]+)(/.*)?$`)
+	modelNumber = pattern.New(`^models:/([^/@]+)/(\d+)$`)
+	modelAlias  = pattern.New(`^models:/([^/@]+)@([^/]+)$`)
+	runPath     = pattern.New(`^runs:/+([^/]+)(?:/(.*))?$`)
 )
 
 // promptTag marks models and versions that are prompts: text, without bytes.
@@ -172,7 +172,7 @@ func (g *Registry) DownloadURI(ctx context.Context, site ml.Site, name, number s
 	return uri, err
 }
 
-var datastorePath = regexp.MustCompile(`(?i)^azureml://.*?datastores/([^/]+)/paths/(.*)$`)
+var datastorePath = pattern.New(`(?i)^azureml://.*?datastores/([^/]+)/paths/(.*)$`)
 
 // proxyURI is an asset's address as MLflow's clients can read it: through this
 // server's artefact proxy.

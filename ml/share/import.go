@@ -3,7 +3,6 @@ package share
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 	"strings"
 
 	"lapis/fault"
@@ -11,10 +10,11 @@ import (
 	"lapis/ml/asset"
 	"lapis/ml/blob"
 	"lapis/ml/data"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
-var sourceID = regexp.MustCompile(`(?i)^azureml://locations/([^/]+)/workspaces/([^/]+)/([a-z]+)/([^/]+)/versions/([^/]+)$`)
+var sourceID = pattern.New(`(?i)^azureml://locations/([^/]+)/workspaces/([^/]+)/([a-z]+)/([^/]+)/versions/([^/]+)$`)
 
 // take copies a version out of a workspace, bytes and all. It may be run again
 // after a crash.

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"lapis/ml/asset"
 	"lapis/ml/blob"
 	"lapis/ml/data"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -37,7 +37,7 @@ type Service struct {
 	Now func() time.Time
 }
 
-var registryName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
+var registryName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
 
 // Types makes the type of registries, and those of the assets in them out of
 // the kinds of a workspace.
@@ -220,7 +220,7 @@ func (s *Service) viewLocated(member string, next func(context.Context, resource
 // accessFor is how long an upload or a download may take.
 const accessFor = 24 * time.Hour
 
-var assetID = regexp.MustCompile(`(?i)^azureml://registries/([^/]+)/([a-z]+)/([^/]+)/versions/([^/]+)$`)
+var assetID = pattern.New(`(?i)^azureml://registries/([^/]+)/([a-z]+)/([^/]+)/versions/([^/]+)$`)
 
 // Upload tells a client where the bytes of a new version go. A version that is
 // there keeps its bytes: Conflict.

@@ -6,15 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
-var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
+var workspaceName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
 
 // Seed is what lies in a workspace from the beginning, beside its datastores.
 type Seed func(workspace resource.ID, stamp resource.Stamp) ([]resource.Write, error)

@@ -5,9 +5,9 @@ package scope
 import (
 	"context"
 	"encoding/json"
-	"regexp"
 
 	"lapis/fault"
+	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -16,7 +16,7 @@ func Subscriptions() *resource.Type {
 	return &resource.Type{Name: resource.SubscriptionType, Title: "subscription"}
 }
 
-var groupName = regexp.MustCompile(`^[-\w._()]{1,90}$`)
+var groupName = pattern.New(`^[-\w._()]{1,90}$`)
 
 // Groups is the type of resource groups. Deleting one deletes all in it.
 func Groups() *resource.Type {
