@@ -127,10 +127,28 @@ func (t *Tracking) CreateExperiment(ctx context.Context, e tracking.Experiment) 
 		if err := nameFree(tx, e.Workspace, e.Name); err != nil {
 			return err
 		}
-		e, err = insertExperiment(tx, e, nil)
+		id, err := freeExperiment(tx, e.ID)
+		if err != nil {
+			return err
+		}
+		e, err = insertExperiment(tx, e, id)
 		return err
 	})
 	return e, err
+}
+
+// freeExperiment is the id to store an experiment under that wants this one:
+// nil, the next, if it is taken or "".
+func freeExperiment(tx *Tx, wanted string) (any, error) {
+	n, err := strconv.ParseInt(wanted, 10, 64)
+	if err != nil || n < 0 {
+		return nil, nil
+	}
+	var taken bool
+	if err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM experiments WHERE id = ?)`, n).Scan(&taken); err != nil || taken {
+		return nil, err
+	}
+	return n, nil
 }
 
 func nameFree(tx *Tx, workspace, name string) error {

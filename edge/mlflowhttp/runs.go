@@ -383,10 +383,10 @@ func (s *Server) logBatch(c *call) error {
 	return c.empty()
 }
 
-func (s *Server) logInputs(c *call) error {
-	run := c.run()
+// datasets reads the datasets that a run read.
+func (m *message) datasets(name string) []tracking.DatasetInput {
 	var datasets []tracking.DatasetInput
-	for _, m := range c.messages("datasets", false) {
+	for _, m := range m.messages(name, false) {
 		in := tracking.DatasetInput{Tags: m.tags("tags", false)}
 		if m.has("dataset") {
 			d := m.message("dataset")
@@ -397,6 +397,12 @@ func (s *Server) logInputs(c *call) error {
 		}
 		datasets = append(datasets, in)
 	}
+	return datasets
+}
+
+func (s *Server) logInputs(c *call) error {
+	run := c.run()
+	datasets := c.datasets("datasets")
 	var models []string
 	for _, m := range c.messages("models", false) {
 		models = append(models, m.text("model_id", false))

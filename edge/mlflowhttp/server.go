@@ -120,6 +120,7 @@ func New(config Config) *Server {
 	s.registryRoutes()
 	s.traceRoutes()
 	s.evaluationRoutes()
+	s.importRoutes()
 	return s
 }
 

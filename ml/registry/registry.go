@@ -84,6 +84,7 @@ func versionMissing(name, version string) error {
 // only is the member of an asset that MLflow alone knows.
 type only struct {
 	Aliases map[string]string `json:"aliases,omitempty"`
+	Created int64             `json:"created,omitempty"` // of what came from another registry
 	Updated int64             `json:"updated,omitempty"`
 	Source  string            `json:"source,omitempty"`
 	Run     string            `json:"runId,omitempty"`
@@ -92,6 +93,24 @@ type only struct {
 	User    string            `json:"user,omitempty"`
 
 	quiet bool // the change is of tags or aliases, which MLflow does not count as an update
+}
+
+// created is when the asset was made, in Unix ms: in the registry that it came
+// from, if it did.
+func (m only) created(r resource.Resource) int64 {
+	if m.Created != 0 {
+		return m.Created
+	}
+	return r.Created.At.UnixMilli()
+}
+
+// updated is when the asset was last changed, in Unix ms. To bring it here was
+// no change.
+func (m only) updated(r resource.Resource) int64 {
+	if m.Created != 0 && r.Updated.At.Equal(r.Created.At) {
+		return m.Updated
+	}
+	return max(r.Updated.At.UnixMilli(), m.Updated)
 }
 
 // properties are those of an asset that the registry reads.
@@ -141,7 +160,7 @@ func (g *Registry) get(ctx context.Context, id resource.ID) (resource.Resource, 
 func modelOf(r resource.Resource) (Model, error) {
 	p, err := decode(r)
 	m := Model{Name: r.ID.Name(), Description: p.Description, Tags: p.Tags, Aliases: p.MLflow.Aliases,
-		Created: r.Created.At.UnixMilli(), Updated: max(r.Updated.At.UnixMilli(), p.MLflow.Updated)}
+		Created: p.MLflow.created(r), Updated: p.MLflow.updated(r)}
 	return m, err
 }
 
@@ -150,7 +169,7 @@ func versionOf(r resource.Resource, aliases map[string]string) (Version, error) 
 	v := Version{
 		Name: r.ID.Parent().Name(), Number: r.ID.Name(), Description: p.Description, Tags: p.Tags, Stage: p.Stage,
 		Source: p.MLflow.Source, Run: p.MLflow.Run, RunLink: p.MLflow.RunLink, Model: p.MLflow.Model, User: p.MLflow.User,
-		Created: r.Created.At.UnixMilli(), Updated: max(r.Updated.At.UnixMilli(), p.MLflow.Updated),
+		Created: p.MLflow.created(r), Updated: p.MLflow.updated(r),
 	}
 	if v.Stage == "" {
 		v.Stage = "None"

@@ -583,11 +583,8 @@ const (
 	maxInputTagValue  = 500
 )
 
-// LogInputs says what a run read: datasets, and logged models by id.
-func (s *Service) LogInputs(ctx context.Context, workspace, run string, datasets []DatasetInput, models []string) error {
-	if err := checkRunID(run); err != nil {
-		return err
-	}
+// checkDatasets refuses datasets whose fields are too long.
+func checkDatasets(datasets []DatasetInput) error {
 	for _, d := range datasets {
 		for _, l := range []struct {
 			what, text string
@@ -609,6 +606,17 @@ func (s *Service) LogInputs(ctx context.Context, workspace, run string, datasets
 				return invalid("InputTag value exceeds the maximum length of %d", maxInputTagValue)
 			}
 		}
+	}
+	return nil
+}
+
+// LogInputs says what a run read: datasets, and logged models by id.
+func (s *Service) LogInputs(ctx context.Context, workspace, run string, datasets []DatasetInput, models []string) error {
+	if err := checkRunID(run); err != nil {
+		return err
+	}
+	if err := checkDatasets(datasets); err != nil {
+		return err
 	}
 	return s.store.Log(ctx, workspace, run, nil, func(r *Record) error {
 		r.Datasets = append(r.Datasets, datasets...)

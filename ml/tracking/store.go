@@ -61,9 +61,10 @@ type Store interface {
 	// "Default", which it makes if there is none. The first on a server is "0".
 	DefaultExperiment(ctx context.Context, workspace string) (string, error)
 
-	// CreateExperiment stores a new experiment and returns it with its id. An
-	// empty Artifact becomes "mlflow-artifacts:/" and the id. A name that is
-	// taken is a fault (RESOURCE_ALREADY_EXISTS).
+	// CreateExperiment stores a new experiment and returns it with its id, which
+	// is the one it has if that is free on the server. An empty Artifact
+	// becomes "mlflow-artifacts:/" and the id. A name that is taken is a fault
+	// (RESOURCE_ALREADY_EXISTS).
 	CreateExperiment(ctx context.Context, e Experiment) (Experiment, error)
 
 	// Experiment returns the experiment, or fault.Missing.
