@@ -6,6 +6,7 @@ the symbols that its answer gives a value, and later calls use them. A time is
 replaced by the call in which the server took it.
 """
 
+import calendar
 import concurrent.futures
 import dataclasses
 import json
@@ -14,15 +15,19 @@ import re
 import time
 
 SYMBOL = re.compile("⟨[^⟩]*⟩")
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z")
 
 # Times that servers take from their own clock.
 TIMES = {
     "creation_time", "last_update_time", "creation_timestamp", "last_updated_timestamp",
-    "creation_timestamp_ms", "last_updated_timestamp_ms",
+    "creation_timestamp_ms", "last_updated_timestamp_ms", "create_time", "created_time", "last_updated_time",
 }  # fmt: skip
 
 # Lists whose order means nothing; so do the metrics of a run's or model's data.
-UNORDERED = {"tags", "params", "aliases", "dataset_inputs", "model_inputs", "model_outputs", "latest_versions"}
+UNORDERED = {"tags", "params", "aliases", "dataset_inputs", "model_inputs", "model_outputs", "latest_versions", "assessments", "experiment_ids"}
+
+# Texts that hold JSON.
+PACKED = {"records", "tags", "profile"}
 
 
 @dataclasses.dataclass
@@ -123,7 +128,7 @@ class Pair:
                 return {put(k): put(x) for k, x in v.items()}
             return v
 
-        headers = dict(call.headers or {})
+        headers = {k: put(v) for k, v in (call.headers or {}).items()}
         body = call.raw
         if call.body is not None:
             body = json.dumps(put(call.body), ensure_ascii=False).encode()
@@ -188,6 +193,10 @@ class Pair:
             return self._moment(value)
         if field.endswith("page_token"):
             return "⟨token⟩"
+        if field in TIMES and isinstance(value, str) and (m := MOMENT.fullmatch(value)):
+            return self._moment(calendar.timegm(time.strptime(m[1], "%Y-%m-%dT%H:%M:%S")) * 1000 + int((m[2] or "0").ljust(3, "0")[:3]))
+        if field in PACKED and isinstance(value, str) and value[:1] in ("{", "["):
+            return self._symbols(i, json.loads(value), field)
         if not isinstance(value, str):
             return value
         if field == "message":
@@ -197,9 +206,9 @@ class Pair:
             if real == str(self.meaning[1 - i].get(symbol)):
                 continue  # both say the same
             if real.isdigit():  # an experiment's
-                if field == "experiment_id" and value == real:
+                if field in ("experiment_id", "experiment_ids", "mlflow.experimentId") and value == real:
                     return symbol
-                if field in ("artifact_location", "artifact_uri", "root_uri", "source"):
+                if field in ("artifact_location", "artifact_uri", "root_uri", "source", "mlflow.artifactLocation"):
                     value = re.sub(rf"(?<=:/){real}(?!\w)", symbol, value)
                 elif field == "message":
                     value = re.sub(rf"""(id=|id |ID |iment |['"]){real}(?!\w)""", rf"\g<1>{symbol}", value)

@@ -6,9 +6,12 @@ makes carries its own prefix, and its searches are kept to that.
 """
 
 import base64
+import os
 import random
 
 from compare import Call
+from evaluation import Evaluation
+from traces import Traces
 
 API = "/api/2.0/mlflow/"
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
@@ -23,19 +26,27 @@ VIEWS = ["ACTIVE_ONLY", "DELETED_ONLY", "ALL"]
 STAGES = ["None", "Staging", "Production", "Archived", "staging", "PRODUCTION", "Nope"]
 LONG = "k" * 251
 
+# What a story is about; one that comes twice is told twice as often.
+# LAPIS_THEMES="traces search" tells of these alone.
+THEMES = os.environ.get("LAPIS_THEMES", "").split() or [
+    "tracking", "tracking", "search", "search", "history", "models", "registry", "registry", "artifacts", "bad", "all",
+]  # fmt: skip
+
 
 def story(seed, mark=""):
     """The story of a seed. What it makes is named after the seed and mark."""
     return Story(seed, mark).tell()
 
 
-class Story:
+class Story(Traces, Evaluation):
     def __init__(self, seed, mark):
         self.random = random.Random(seed)
         self.prefix = f"d{seed:06d}{mark}"
         self.experiments, self.runs, self.models = [], [], []
         self.registered, self.versions = [], []  # names; (name, version)
         self.files = []
+        self.traces, self.assessments = [], []  # ids; (trace, id)
+        self.datasets = []
         self.clock = 1_700_000_000_000
         self.count = 0
 
@@ -90,7 +101,7 @@ class Story:
             yield from self.create_experiment()
         for _ in range(r.randint(2, 4)):
             yield from self.create_run()
-        theme = self.pick(["tracking", "tracking", "search", "search", "history", "models", "registry", "registry", "artifacts", "bad", "all"])
+        theme = self.pick(THEMES)
         steps = {
             "tracking": [self.log, self.log, self.batch, self.batch, self.tag, self.get_run, self.lifecycle, self.update_run, self.create_run, self.experiment_calls, self.inputs, self.search_runs],
             "search": [self.batch, self.tag, self.update_run, self.search_runs, self.search_runs, self.search_runs, self.search_runs, self.search_experiments, self.search_experiments, self.lifecycle, self.experiment_calls],
@@ -98,9 +109,11 @@ class Story:
             "models": [self.create_model, self.model_calls, self.model_calls, self.model_metric, self.search_models, self.search_models, self.outputs, self.get_run],
             "registry": [self.create_registered, self.create_version, self.create_version, self.registered_calls, self.registered_calls, self.version_calls, self.version_calls, self.search_registered, self.search_versions, self.alias, self.stage],
             "artifacts": [self.put, self.put, self.list, self.list, self.get_file, self.bad_path],
+            "traces": [self.start_trace, self.start_trace, self.log_spans, self.log_spans, self.get_trace, self.trace_tags, self.assess, self.assess, self.assessment_calls, self.link, self.delete_traces, self.search_traces, self.search_traces, self.search_traces, self.correlate, self.trace_metrics, self.bad_trace],
+            "evaluation": [self.create_dataset, self.records, self.records, self.dataset_calls, self.dataset_calls, self.search_datasets, self.search_datasets, self.scorers, self.scorers, self.scorers],
             "bad": [self.bad, self.bad, self.bad, self.bad, self.limits],
         }  # fmt: skip
-        steps["all"] = [s for t in steps.values() for s in t]
+        steps["all"] = [s for t in sorted({*THEMES} & {*steps}) for s in steps[t]]
         if theme in ("models", "registry", "all"):
             yield from self.create_model()
         if theme in ("registry", "all"):

@@ -2,6 +2,7 @@
 
 LAPIS_SEQUENCES  how many sequences (default 20)
 LAPIS_SEED       the first one's seed (default 1); a failure names its own
+LAPIS_THEMES     what they are about, "traces search"; see stories.THEMES
 LAPIS_MINUTES    begin no sequence after so long (default: no limit)
 """
 
