@@ -346,13 +346,21 @@ func clone(n *Node) *Node {
 	return &m
 }
 
-// didYouMean names the known word that is near to the given one, if one is.
 func didYouMean(word string, known []string) string {
+	if best := Nearest(word, known); best != "" {
+		return fmt.Sprintf(" Did you mean %q?", best)
+	}
+	return ""
+}
+
+// Nearest gives the known word that the given one may have been meant for; ""
+// if none is near.
+func Nearest(word string, known []string) string {
 	best, distance := nearest(word, known)
-	if best == "" || distance > 1+len(word)/3 && fold(best) != fold(word) {
+	if distance > 1+len(word)/3 && fold(best) != fold(word) {
 		return ""
 	}
-	return fmt.Sprintf(" Did you mean %q?", best)
+	return best
 }
 
 // nearest gives the known word with the fewest edits to the given one.

@@ -37,7 +37,7 @@ administrator's secret is among the variables.`,
   lapis connect --config                 also write .azureml/config.json
   lapis connect --shell powershell | Out-String | Invoke-Expression
   lapis connect --shell fish | source`,
-		Args: cobra.NoArgs,
+		Args: noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return connect(o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -33,7 +33,7 @@ func doctorCommand() *cobra.Command {
 		GroupID: groupServer,
 		Example: `  lapis doctor
   lapis doctor -o json`,
-		Args: cobra.NoArgs,
+		Args: noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
 				return fault.Invalid("--output %q is not known; take table or json.", output)

@@ -24,7 +24,7 @@ func downCommand() *cobra.Command {
 them; with --jobs they are canceled first.`,
 		Example: `  lapis down
   lapis down --jobs`,
-		Args: cobra.NoArgs,
+		Args: noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return down(cmd.Context(), data, jobs, cmd.OutOrStdout())
 		},

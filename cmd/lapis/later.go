@@ -7,7 +7,9 @@ func laterCommands() []*cobra.Command {
 	var out []*cobra.Command
 	for _, name := range []string{"schedule", "online-endpoint", "online-deployment", "batch-endpoint", "batch-deployment", "feature-store", "feature-set", "feature-store-entity"} {
 		n := &noun{name: name}
-		n.cmd = &cobra.Command{Use: name, Short: "Not offered yet", Hidden: true}
+		n.cmd = &cobra.Command{Use: name, Short: "Not offered yet", Hidden: true, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
+			return notOffered("lapis " + name)
+		}}
 		for _, verb := range []string{"create", "update", "show", "list", "delete", "invoke"} {
 			n.notYet(verb, "Not offered yet")
 		}

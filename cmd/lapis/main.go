@@ -14,7 +14,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"lapis/client/spec"
 	"lapis/fault"
 )
 
@@ -24,29 +26,30 @@ const (
 	groupML     = "ml"
 )
 
-// commands is every command, in the order that help shows them. Each sits in
-// the file of its name.
-func commands() []*cobra.Command {
-	return append([]*cobra.Command{
-		jobCommand(),
-		computeCommand(),
-		dataCommand(),
-		environmentCommand(),
-		modelCommand(),
-		componentCommand(),
-		datastoreCommand(),
-		connectionCommand(),
-		workspaceCommand(),
-		registryCommand(),
-		upCommand(),
-		connectCommand(),
-		doctorCommand(),
-		downCommand(),
-		backupCommand(),
-		restoreCommand(),
-		tokenCommand(),
-		versionCommand(),
-	}, laterCommands()...)
+// commands is every command by its name, in the order that help shows them.
+// Each sits in the file of its name.
+var commands = []struct {
+	name string
+	make func() *cobra.Command
+}{
+	{"job", jobCommand},
+	{"compute", computeCommand},
+	{"data", dataCommand},
+	{"environment", environmentCommand},
+	{"model", modelCommand},
+	{"component", componentCommand},
+	{"datastore", datastoreCommand},
+	{"connection", connectionCommand},
+	{"workspace", workspaceCommand},
+	{"registry", registryCommand},
+	{"up", upCommand},
+	{"connect", connectCommand},
+	{"doctor", doctorCommand},
+	{"down", downCommand},
+	{"backup", backupCommand},
+	{"restore", restoreCommand},
+	{"token", tokenCommand},
+	{"version", versionCommand},
 }
 
 func main() {
@@ -67,7 +70,7 @@ func main() {
 // run runs one command line and returns the exit code: 0, or 1 after it has
 // said what is wrong on errs.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	root := rootCommand()
+	root := rootCommand(args)
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
@@ -108,16 +111,78 @@ func parent(cmd *cobra.Command) *cobra.Command {
 		if len(args) == 0 {
 			return cmd.Help()
 		}
-		remedy := fmt.Sprintf("`%s --help` lists what there is.", cmd.CommandPath())
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			remedy = fmt.Sprintf("Did you mean `%s %s`?", cmd.CommandPath(), near[0])
-		}
-		return fault.Invalid("There is no command `%s %s`. %s", cmd.CommandPath(), args[0], remedy)
+		return unknownCommand(cmd, args[0])
 	}
 	return cmd
 }
 
-func rootCommand() *cobra.Command {
+func unknownCommand(cmd *cobra.Command, word string) error {
+	remedy := fmt.Sprintf("`%s --help` lists what there is.", cmd.CommandPath())
+	var names []string
+	near := ""
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+		if near == "" && len(word) > 2 && strings.HasPrefix(c.Name(), word) {
+			near = c.Name()
+		}
+	}
+	if near == "" {
+		near = spec.Nearest(word, names)
+	}
+	if near != "" {
+		remedy = fmt.Sprintf("Did you mean `%s %s`?", cmd.CommandPath(), near)
+	}
+	return fault.Invalid("There is no command `%s %s`. %s", cmd.CommandPath(), word, remedy)
+}
+
+// noWords refuses words that no flag goes before.
+func noWords(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	remedy := ""
+	for _, flag := range []string{"file", "name"} {
+		if cmd.Flags().Lookup(flag) != nil && !cmd.Flags().Changed(flag) {
+			remedy = fmt.Sprintf(" Did you mean --%s %s?", flag, args[0])
+			break
+		}
+	}
+	return fault.Invalid("The word %q is not known here.%s See `%s --help`.", args[0], remedy, cmd.CommandPath())
+}
+
+// flagError says what is wrong with a flag, and which it may have meant. Where
+// the command itself is not known, as in `lapis job creat -f job.yml`, its flags
+// are not what is wrong.
+func flagError(args []string) func(*cobra.Command, error) error {
+	return func(cmd *cobra.Command, err error) error {
+		depth := len(strings.Fields(cmd.CommandPath())) - 1
+		if cmd.HasSubCommands() && depth < len(args) && !strings.HasPrefix(args[depth], "-") {
+			return unknownCommand(cmd, args[depth])
+		}
+		var unknown *pflag.NotExistError
+		if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
+			return err
+		}
+		var names []string
+		each := func(f *pflag.Flag) {
+			if !f.Hidden {
+				names = append(names, f.Name)
+			}
+		}
+		cmd.LocalFlags().VisitAll(each)
+		cmd.InheritedFlags().VisitAll(each)
+		near := spec.Nearest(unknown.GetSpecifiedName(), names)
+		if near == "" {
+			return err
+		}
+		return fault.Invalid("`%s` has no flag --%s. Did you mean --%s?", cmd.CommandPath(), unknown.GetSpecifiedName(), near)
+	}
+}
+
+// rootCommand is the tree of commands for a command line. Where that begins
+// with the name of a command, the tree has this one alone: it is made anew at
+// every start, and the others are of no use to it.
+func rootCommand(args []string) *cobra.Command {
 	root := parent(&cobra.Command{
 		Use:   "lapis",
 		Short: "Azure Machine Learning on your own machines",
@@ -128,14 +193,22 @@ Azure ML clients talk to, and a command line with the verbs of "az ml".`,
   lapis job create -f job.yml --stream       run a job and follow its log`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-
-		SuggestionsMinimumDistance: 2,
 	})
 	root.AddGroup(
 		&cobra.Group{ID: groupML, Title: "Machine learning:"},
 		&cobra.Group{ID: groupServer, Title: "The server:"},
 	)
-	root.AddCommand(commands()...)
+	root.SetFlagErrorFunc(flagError(args))
+	for _, c := range commands {
+		if len(args) > 0 && args[0] == c.name {
+			root.AddCommand(c.make())
+			return root
+		}
+	}
+	for _, c := range commands {
+		root.AddCommand(c.make())
+	}
+	root.AddCommand(laterCommands()...)
 	return root
 }
 
@@ -159,7 +232,7 @@ func versionCommand() *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version of this binary",
 		GroupID: groupServer,
-		Args:    cobra.NoArgs,
+		Args:    noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fmt.Fprintln(cmd.OutOrStdout(), "lapis", version())
 			return nil

@@ -37,7 +37,7 @@ type noun struct {
 }
 
 func (n *noun) start(short, example string) *noun {
-	n.cmd = parent(&cobra.Command{Use: n.name, Short: short, Example: example, GroupID: groupML, SuggestionsMinimumDistance: 2})
+	n.cmd = parent(&cobra.Command{Use: n.name, Short: short, Example: example, GroupID: groupML})
 	if n.title == "" {
 		n.title = n.name
 	}
@@ -48,7 +48,7 @@ func (n *noun) start(short, example string) *noun {
 
 // verb adds a command.
 func (n *noun) verb(use, short, example string, run func(cmd *cobra.Command, s *session) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: noWords}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := n.out.check(); err != nil {
 			return err
@@ -67,8 +67,12 @@ func (n *noun) verb(use, short, example string, run func(cmd *cobra.Command, s *
 // notYet adds a verb that is known and refused.
 func (n *noun) notYet(use, short string) {
 	n.cmd.AddCommand(&cobra.Command{Use: use, Short: short, Hidden: true, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
-		return fault.New(fault.NotImplemented, "NotOffered", "`lapis %s %s` is not offered yet.", n.name, use)
+		return notOffered("lapis " + n.name + " " + use)
 	}})
+}
+
+func notOffered(command string) error {
+	return fault.New(fault.NotImplemented, "NotOffered", "`%s` is not offered yet.", command)
 }
 
 // setFlag adds --set. As with az, one --set may be followed by several
@@ -78,7 +82,7 @@ func setFlag(cmd *cobra.Command, to *[]string, usage string) {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		for _, a := range args {
 			if !cmd.Flags().Changed("set") || !strings.Contains(a, "=") {
-				return fault.Invalid("The word %q is not known here. See `%s --help`.", a, cmd.CommandPath())
+				return noWords(cmd, []string{a})
 			}
 		}
 		*to = append(*to, args...)
@@ -193,6 +197,9 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 func (n *noun) show(example string) {
 	var name, version, label string
 	cmd := n.verb("show", "Show a "+n.title, example, func(cmd *cobra.Command, s *session) error {
+		if name == "" {
+			name = s.Workspace // of no other noun is the name left out
+		}
 		path := n.path(s, name)
 		if n.versioned {
 			v, err := n.pick(cmd, s, name, version, label)
@@ -217,9 +224,20 @@ func (n *noun) show(example string) {
 		return n.out.print(s.out, v, n.columns)
 	})
 	n.nameFlag(cmd, &name)
+	if n.name == "workspace" {
+		n.connectedName(cmd)
+	}
 	if n.versioned {
 		n.versionFlags(cmd, &version, &label)
 	}
+}
+
+// connectedName lets the name of a workspace be left out: then it is the one
+// that the command works in.
+func (n *noun) connectedName(cmd *cobra.Command) {
+	f := cmd.Flags().Lookup("name")
+	delete(f.Annotations, cobra.BashCompOneRequiredFlag)
+	f.Usage += " (default the one that this shell is connected to)"
 }
 
 func (n *noun) versionFlags(cmd *cobra.Command, version, label *string) {

@@ -18,7 +18,7 @@ func tokenCommand() *cobra.Command {
 		Use:     "token",
 		Short:   "List and revoke the long-lived tokens that connect hands out",
 		GroupID: groupServer,
-		Args:    cobra.NoArgs,
+		Args:    noWords,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().StringVar(&data, "data", "", "data folder of the server")
@@ -26,7 +26,7 @@ func tokenCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the tokens",
-		Args:  cobra.NoArgs,
+		Args:  noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tokens, err := ownTokens(data)
 			if err != nil {

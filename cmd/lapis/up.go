@@ -32,7 +32,7 @@ start finds them.`,
 		Example: `  lapis up
   lapis up --data /srv/lapis --listen localhost:8443
   lapis up --listen 0.0.0.0:7443 --url https://lapis.example.com:7443`,
-		Args: cobra.NoArgs,
+		Args: noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return up(cmd.Context(), s, cmd.OutOrStdout())
 		},

@@ -52,7 +52,8 @@ func workspaceCommand() *cobra.Command {
 			}
 			return n.out.print(s.out, v, nil)
 		})
-		cmd.Flags().StringVarP(&name, "name", "n", "", "name of the workspace")
+		n.nameFlag(cmd, &name)
+		n.connectedName(cmd)
 	}
 	return n.cmd
 }
@@ -87,7 +88,8 @@ func (n *noun) patch() {
 		}
 		return n.print(s, reply)
 	})
-	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the workspace")
+	n.nameFlag(cmd, &name)
+	n.connectedName(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file that says how it shall be")
 	_ = cmd.MarkFlagFilename("file", "yml", "yaml")
 	setFlag(cmd, &set, "set a field, as in --set tags.a=b")
