@@ -73,7 +73,7 @@ var rules = []rule{
 var steps = [][]string{
 	{"ml", "ml/blob", "ml/asset", "ml/tracking"},
 	{"ml/data", "ml/environment", "ml/component", "ml/model", "ml/compute", "ml/registry", "ml/trace", "ml/evaluation", "ml/connection"},
-	{"ml/workspace", "ml/job", "ml/endpoint", "ml/share"},
+	{"ml/workspace", "ml/job", "ml/endpoint", "ml/share", "ml/trash"},
 	{"ml/sweep", "ml/pipeline", "ml/dispatch", "ml/schedule", "ml/monitor", "ml/drift"},
 	{"ml/cost", "ml/advisor"},
 }

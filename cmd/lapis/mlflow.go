@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"lapis/ml/registry"
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
+	"lapis/ml/trash"
 	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/rbac"
@@ -21,7 +23,7 @@ import (
 
 // newMLflow serves MLflow's protocol for the first workspace at the root, and
 // for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
-func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking.Store, blobs blob.Store) *mlflowhttp.Server {
+func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking.Store, blobs blob.Store, bin *trash.Trash) *mlflowhttp.Server {
 	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
 	sites := &sites{store: resources, byID: map[string]knownSite{}}
 	service := tracking.New(runs)
@@ -32,6 +34,13 @@ func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking
 		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service),
 		Resources:  resources,
 		Blobs:      blobs,
+		Trash:      bin,
+		Site: func(ctx context.Context, from ml.Site, name string) (ml.Site, error) {
+			if !strings.HasPrefix(name, "/") {
+				name = from.ID.Parent().String() + "/providers/" + ml.Workspaces + "/" + name
+			}
+			return sites.find(ctx, name)
+		},
 		Resolve: func(r *http.Request) (ml.Site, string, error) {
 			id, rest := main, r.URL.Path
 			if m := underWorkspace.FindStringSubmatch(r.URL.Path); m != nil {

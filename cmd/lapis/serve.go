@@ -29,6 +29,7 @@ import (
 	"lapis/ml/job"
 	"lapis/ml/model"
 	"lapis/ml/share"
+	"lapis/ml/trash"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -189,6 +190,16 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.loops = append(v.loops, loop{"operations", v.manager.Run},
 		loop{"upkeep", v.upkeep(resources, stored, builder, v.dispatcher)})
 
+	// What was deleted, until it is removed for good.
+	bin := &trash.Trash{Runs: runs, Blobs: blobs, Resources: resources, Keep: time.Duration(s.TrashDays) * 24 * time.Hour,
+		Platform: v.who.platform(), Log: log, Now: now,
+		DeleteJob: func(ctx context.Context, caller identity.Principal, site ml.Site, name string) error {
+			_, err := v.manager.Delete(ctx, manager.Request{ID: site.ID.Child("jobs", name), Caller: caller})
+			return err
+		},
+	}
+	v.loops = append(v.loops, loop{"trash", bin.Run})
+
 	// The protocols, on one origin.
 	v.router = &edge.Router{}
 	login := loginhttp.New(v.origins, v.issuer, &principals{who: v.who, secret: adminSecret})
@@ -204,7 +215,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		Links: links, Origins: v.origins, Log: log, Now: now})
 	v.router.Handle(v.auth.Require(history, nil), "history", "data", "modelregistry", "execution")
 	v.router.Handle(http.HandlerFunc(history.Discovery), "discovery")
-	v.router.Handle(v.newMLflow(db, resources, runs, blobs), "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
+	v.router.Handle(v.newMLflow(db, resources, runs, blobs, bin), "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
 	v.router.Blob = v.newBlobs(resources, blobs, sas)
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)

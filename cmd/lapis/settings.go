@@ -13,18 +13,28 @@ type settings struct {
 	URLs   []string // names the server goes by; none: https://localhost:PORT
 	Slots  int      // jobs that run at once
 	Debug  bool     // log reads too
+
+	// TrashDays is how many days deleted runs and experiments can be restored;
+	// 0: until somebody removes them.
+	TrashDays int
 }
 
 func defaultSettings() settings {
-	return settings{Listen: "localhost:7443", Slots: runtime.NumCPU()}
+	return settings{Listen: "localhost:7443", Slots: runtime.NumCPU(), TrashDays: 30}
 }
 
-const maxSlots = 10_000
+const (
+	maxSlots     = 10_000
+	maxTrashDays = 36_500
+)
 
 // Check names the setting that is wrong and the remedy.
 func (s settings) Check() error {
 	if s.Slots < 1 || s.Slots > maxSlots {
 		return fault.Invalid("--slots is %d; it must be between 1 and %d.", s.Slots, maxSlots)
+	}
+	if s.TrashDays < 0 || s.TrashDays > maxTrashDays {
+		return fault.Invalid("--trash-days is %d; it must be between 0 (what is deleted stays until somebody removes it) and %d.", s.TrashDays, maxTrashDays)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"lapis/ml/registry"
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
+	"lapis/ml/trash"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -41,6 +42,13 @@ type Config struct {
 	Evaluation *evaluation.Service
 	Resources  resource.Store
 	Blobs      blob.Store
+
+	// Trash removes runs and experiments for good; nil: they cannot be.
+	Trash *trash.Trash
+
+	// Site finds another workspace as the one of a request names it: by its
+	// name in the same resource group, or by its resource id. nil: there is none.
+	Site func(ctx context.Context, from ml.Site, name string) (ml.Site, error)
 
 	// Resolve tells which workspace a request is for, and the path below it:
 	// "/api/2.0/mlflow/…".
@@ -121,6 +129,7 @@ func New(config Config) *Server {
 	s.traceRoutes()
 	s.evaluationRoutes()
 	s.importRoutes()
+	s.beyondRoutes()
 	return s
 }
 

@@ -18,6 +18,7 @@ import (
 	"lapis/ml/registry"
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
+	"lapis/ml/trash"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -99,6 +100,7 @@ func serveSite(t testing.TB) (url string, runs *sqldb.Tracking, guid string) {
 	s := httptest.NewServer(mlflowhttp.New(mlflowhttp.Config{
 		Tracking: service, Registry: registry.New(m, service), Traces: trace.New(sqldb.NewTraces(db), service),
 		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Resources: resources, Blobs: blobs,
+		Trash:   &trash.Trash{Runs: runs, Blobs: blobs, Resources: resources, Keep: time.Hour, Log: log, Now: time.Now},
 		Resolve: func(r *http.Request) (ml.Site, string, error) { return site, r.URL.Path, nil },
 		Authenticate: func(next http.Handler, _ func(http.ResponseWriter, *http.Request, error)) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

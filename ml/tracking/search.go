@@ -19,28 +19,27 @@ type RunSearch struct {
 
 // SearchRuns finds runs. The details are shared: they must not be changed.
 func (s *Service) SearchRuns(ctx context.Context, workspace string, q RunSearch) (page []*Detail, next string, err error) {
+	page, _, next, err = s.find(ctx, []Source{{Workspace: workspace, Experiments: q.Experiments}}, q)
+	return page, next, err
+}
+
+// find returns one page of the runs of some sources, and how many there are on
+// all pages.
+func (s *Service) find(ctx context.Context, sources []Source, q RunSearch) (page []*Detail, total int, next string, err error) {
 	clauses, err := RunGrammar.Parse(q.Filter)
 	if err != nil {
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	order, err := runOrders.orders(q.Order)
 	if err != nil {
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	t, err := parseToken(q.Page)
 	if err != nil {
-		return nil, "", err
-	}
-	experiments := make([]string, 0, len(q.Experiments))
-	for _, id := range q.Experiments {
-		id, err := s.resolve(ctx, workspace, id)
-		if err != nil {
-			continue // what cannot be an experiment has no runs
-		}
-		experiments = append(experiments, id)
+		return nil, 0, "", err
 	}
 	var found []match
-	err = s.store.Scan(ctx, workspace, experiments, func(d *Detail) bool {
+	add := func(d *Detail) {
 		if q.View.shows(d.Deleted) && d.passes(clauses) {
 			m := match{run: d}
 			if len(order) > 0 {
@@ -48,10 +47,34 @@ func (s *Service) SearchRuns(ctx context.Context, workspace string, q RunSearch)
 			}
 			found = append(found, m)
 		}
-		return true
-	})
-	if err != nil {
-		return nil, "", err
+	}
+	for _, src := range sources {
+		if len(src.Runs) > 0 {
+			seen := map[string]bool{}
+			for _, id := range src.Runs {
+				d, err := s.store.Detail(ctx, src.Workspace, id)
+				if err != nil {
+					return nil, 0, "", err
+				}
+				if !seen[d.ID] {
+					seen[d.ID] = true
+					add(d)
+				}
+			}
+			continue
+		}
+		experiments := make([]string, 0, len(src.Experiments))
+		for _, id := range src.Experiments {
+			id, err := s.resolve(ctx, src.Workspace, id)
+			if err != nil {
+				continue // what cannot be an experiment has no runs
+			}
+			experiments = append(experiments, id)
+		}
+		err = s.store.Scan(ctx, src.Workspace, experiments, func(d *Detail) bool { add(d); return true })
+		if err != nil {
+			return nil, 0, "", err
+		}
 	}
 	compare := func(a, b match) int {
 		for i, o := range order {
@@ -66,12 +89,12 @@ func (s *Service) SearchRuns(ctx context.Context, workspace string, q RunSearch)
 		return cmp.Or(cmp.Compare(b.run.Start, a.run.Start), strings.Compare(a.run.ID, b.run.ID))
 	}
 	if q.Page == "" && q.Limit > 0 && len(found) > 4*q.Limit {
-		found = best(found, q.Limit, compare)
-		page = make([]*Detail, len(found))
-		for i, m := range found {
+		first := best(found, q.Limit, compare)
+		page = make([]*Detail, len(first))
+		for i, m := range first {
 			page[i] = m.run
 		}
-		return page, offsetToken{Offset: q.Limit, After: page[len(page)-1].ID}.String(), nil
+		return page, len(found), offsetToken{Offset: q.Limit, After: page[len(page)-1].ID}.String(), nil
 	}
 	slices.SortFunc(found, compare)
 	matches, next := paged(found, t, q.Limit, func(m match) string { return m.run.ID })
@@ -79,7 +102,7 @@ func (s *Service) SearchRuns(ctx context.Context, workspace string, q RunSearch)
 	for i, m := range matches {
 		page[i] = m.run
 	}
-	return page, next, nil
+	return page, len(found), next, nil
 }
 
 // match is a run that a search found, with the first thing to sort it by.

@@ -93,6 +93,8 @@ type Store interface {
 
 	// Models returns the logged models of the experiments, newest first.
 	Models(ctx context.Context, workspace string, experiments []string) ([]LoggedModel, error)
+
+	Bin
 }
 
 // JobFilter chooses the runs that ListJobs returns. Zero fields choose all.

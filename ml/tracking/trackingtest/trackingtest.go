@@ -43,6 +43,8 @@ func Run(t *testing.T, open func(t *testing.T) (store tracking.Store, fold func(
 		{"a search sees all that was acknowledged before it", scan},
 		{"datasets are shared by name and digest", datasets},
 		{"logged models keep the latest point of each run and dataset", models},
+		{"what is removed for good leaves nothing but its artefacts as waste", purge},
+		{"counts are those of what there is", tallies},
 	}
 	for _, x := range tests {
 		t.Run(x.name, func(t *testing.T) {
