@@ -11,6 +11,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"lapis/fault"
 	"lapis/ml/blob"
@@ -60,6 +62,11 @@ func (r *Runtime) Collect(ctx context.Context, id string) (map[string]int64, err
 			sizes[out.Name] = n
 		}
 	}
+	for _, in := range m.Back {
+		if err := c.back(ctx, in, m.Staged); err != nil {
+			return nil, fmt.Errorf("write back input %q of %s: %w", in.Name, id, err)
+		}
+	}
 	for from, to := range map[string]string{artefacts: "", workDir + "/outputs": "outputs/", workDir + "/logs": "logs/"} {
 		if _, err := c.tree(ctx, from, compute.Tree{Container: m.Logs.Container, Prefix: m.Logs.Prefix + to}); err != nil {
 			return nil, fmt.Errorf("collect %s of %s: %w", from, id, err)
@@ -74,6 +81,97 @@ type collector struct {
 	*Runtime
 	root *os.Root
 	dir  string
+}
+
+// back writes what the command did to an input to where that came from. It may
+// be done again after a crash.
+func (c *collector) back(ctx context.Context, in compute.Input, since time.Time) error {
+	p := path.Clean(in.Path)
+	if in.File {
+		there, err := c.cfg.Blobs.Stat(ctx, in.From.Container, in.From.Prefix)
+		if err != nil && !fault.Is(err, fault.Missing) {
+			return err
+		}
+		st, gone := c.root.Stat(p)
+		switch {
+		case gone == nil && st.Mode().IsRegular() && changed(st, there, since):
+			_, err = c.file(ctx, p, in.From.Container, in.From.Prefix)
+			return err
+		case errors.Is(gone, fs.ErrNotExist) && err == nil && !there.Modified.After(since):
+			return c.delete(ctx, in.From.Container, in.From.Prefix)
+		}
+		return nil
+	}
+	prefix := in.From.Prefix
+	if prefix != "" && !strings.HasSuffix(prefix, "/") {
+		prefix += "/"
+	}
+	there := map[string]blob.Info{}
+	for q := (blob.Query{Prefix: prefix}); ; {
+		page, err := c.cfg.Blobs.List(ctx, in.From.Container, q)
+		if err != nil {
+			return err
+		}
+		for _, b := range page.Blobs {
+			there[strings.TrimPrefix(b.Key, prefix)] = b
+		}
+		if q.After = page.Next; q.After == "" {
+			break
+		}
+	}
+	left := map[string]bool{}
+	err := walk(c.root, c.dir, p, func(p, rel string) error {
+		if len(left) == c.cfg.MaxFiles {
+			return fault.New(fault.TooLarge, "TooManyFiles", "the job left more than %d files in input %q; put them into an archive", c.cfg.MaxFiles, in.Name)
+		}
+		left[rel] = true
+		st, err := c.root.Lstat(p)
+		if err != nil || !changed(st, there[rel], since) {
+			return ctx.Err()
+		}
+		_, err = c.file(ctx, p, in.From.Container, prefix+rel)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for rel, b := range there {
+		if rel == "" || left[rel] || b.Modified.After(since) || c.exists(path.Join(p, rel)) {
+			continue
+		}
+		if err := c.delete(ctx, in.From.Container, b.Key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exists tells whether something of that name is in the task's folder, of
+// whatever kind, or may be: what cannot be looked at is not deleted.
+func (c *collector) exists(p string) bool {
+	_, err := c.root.Lstat(p)
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
+}
+
+func (c *collector) delete(ctx context.Context, from blob.Container, key string) error {
+	err := c.cfg.Blobs.Delete(ctx, from, key, blob.Condition{})
+	if fault.Is(err, fault.Missing) {
+		return nil
+	}
+	return err
+}
+
+// changed tells whether a file is another than the blob it was staged from,
+// whose time it was given. Where others have written the blob since, a file that
+// the command has left alone does not undo that.
+func changed(file fs.FileInfo, b blob.Info, since time.Time) bool {
+	if b.Key == "" {
+		return true
+	}
+	if file.Size() == b.Size && file.ModTime().Equal(b.Modified) {
+		return false
+	}
+	return !b.Modified.After(since) || file.ModTime().After(since)
 }
 
 // output copies one output. A file that the command has not made is no error,

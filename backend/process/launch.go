@@ -237,7 +237,7 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 			return o, err
 		}
 	}
-	if err := writeRecord(dir, taskFile, manifest{t.ID, t.Outputs, t.Logs}, false); err != nil {
+	if err := writeRecord(dir, taskFile, manifest{t.ID, t.Outputs, written(t.Inputs), time.Now(), t.Logs}, false); err != nil {
 		return o, roomLeft(err)
 	}
 	for _, part := range []string{workDir, "inputs", "outputs", artefacts, tmpDir, artefacts + "/" + filepath.Dir(stdLog)} {
@@ -290,6 +290,17 @@ func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (ord
 		}
 	}
 	return o, ctx.Err()
+}
+
+// written are the inputs that are written back.
+func written(inputs []compute.Input) []compute.Input {
+	var back []compute.Input
+	for _, in := range inputs {
+		if in.Back && in.URL == "" {
+			back = append(back, in)
+		}
+	}
+	return back
 }
 
 // start hands the task, with its lock, to a supervisor of its own and returns

@@ -35,6 +35,8 @@ const (
 type manifest struct {
 	ID      string
 	Outputs []compute.Output
+	Back    []compute.Input // those that are written back
+	Staged  time.Time       // when staging began: what was put in their place later, others have put there
 	Logs    compute.Tree
 }
 

@@ -39,7 +39,7 @@ func taskPath(what, name, p string) (string, error) {
 func (s *stager) code(ctx context.Context, trees []compute.Tree) error {
 	for _, t := range trees {
 		// Azure ML gives all code the right to be run, whatever it had on the user's disk.
-		n, err := s.tree(ctx, t, workDir, 0o755)
+		n, err := s.tree(ctx, t, workDir, staged{mode: 0o755})
 		if err != nil {
 			return fmt.Errorf("code: %w", err)
 		}
@@ -73,23 +73,43 @@ func (s *stager) input(ctx context.Context, in compute.Input) error {
 
 func (s *stager) fetch(ctx context.Context, in compute.Input, to string) error {
 	if in.URL != "" {
+		if !in.File {
+			to = path.Join(to, lastSegment(in.URL))
+		}
 		return s.download(ctx, in, to)
 	}
 	if !in.File {
 		if err := s.root.MkdirAll(to, 0o755); err != nil {
 			return roomLeft(err)
 		}
-		n, err := s.tree(ctx, in.From, to, 0o644)
-		if err == nil && n == 0 {
+		n, err := s.tree(ctx, in.From, to, staged{mode: 0o644, dated: in.Back})
+		if err == nil && n == 0 && !in.Back {
 			err = fault.NotFound("nothing there")
 		}
 		return err
 	}
-	return s.blob(ctx, in.From.Container, in.From.Prefix, to, 0o644)
+	return s.blob(ctx, in.From.Container, in.From.Prefix, to, staged{mode: 0o644, dated: in.Back})
+}
+
+// lastSegment is the name of the file that an address ends in; "file" if it
+// ends in none.
+func lastSegment(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		if name := path.Base(u.Path); name != "." && name != "/" && filepath.IsLocal(name) {
+			return name
+		}
+	}
+	return "file"
+}
+
+// staged says how the copy of a blob is to look.
+type staged struct {
+	mode  os.FileMode
+	dated bool // with the blob's time of modification, so that a change shows
 }
 
 // tree copies all blobs of the tree into the folder "to" and counts them.
-func (s *stager) tree(ctx context.Context, t compute.Tree, to string, mode os.FileMode) (int, error) {
+func (s *stager) tree(ctx context.Context, t compute.Tree, to string, how staged) (int, error) {
 	prefix := t.Prefix
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
 		prefix += "/"
@@ -119,7 +139,7 @@ func (s *stager) tree(ctx context.Context, t compute.Tree, to string, mode os.Fi
 				}
 				continue
 			}
-			if err := s.blob(ctx, t.Container, b.Key, path.Join(to, rel), mode); err != nil {
+			if err := s.blob(ctx, t.Container, b.Key, path.Join(to, rel), how); err != nil {
 				if fault.Is(err, fault.Missing) { // deleted since it was listed
 					return n, fault.Conflicts("%q in container %q was deleted while it was copied; submit the job again", b.Key, t.Container.Name)
 				}
@@ -133,19 +153,24 @@ func (s *stager) tree(ctx context.Context, t compute.Tree, to string, mode os.Fi
 	}
 }
 
-func (s *stager) blob(ctx context.Context, c blob.Container, key, to string, mode os.FileMode) error {
+func (s *stager) blob(ctx context.Context, c blob.Container, key, to string, how staged) error {
 	var from io.ReadCloser
+	var info blob.Info
 	var err error
 	if files, ok := s.cfg.Blobs.(filer); ok {
-		from, _, err = files.OpenFile(ctx, c, key)
+		from, info, err = files.OpenFile(ctx, c, key)
 	} else {
-		from, _, err = s.cfg.Blobs.Open(ctx, c, key, 0, -1)
+		from, info, err = s.cfg.Blobs.Open(ctx, c, key, 0, -1)
 	}
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	return s.writing(key, s.file(ctx, from, to, mode))
+	err = s.file(ctx, from, to, how.mode)
+	if err == nil && how.dated {
+		err = s.root.Chtimes(to, info.Modified, info.Modified)
+	}
+	return s.writing(key, err)
 }
 
 // filer is a blob.Store whose blobs are files: the kernel copies those, and

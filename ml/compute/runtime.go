@@ -51,7 +51,13 @@ type Input struct {
 	Path string
 	File bool   // one file, not a folder
 	From Tree   // the blob (File) or folder it comes from
-	URL  string // instead of From: an http or https address of a file
+	URL  string // instead of From: an http or https address of a file; as a folder, it holds that one file
+
+	// Back is set for a place that the command may write to: Collect puts what
+	// is new or changed below Path into From, and deletes from there what the
+	// command has deleted. What others have put there meanwhile stays. The
+	// folder may be empty at the start.
+	Back bool
 }
 
 // Output is a file or folder that the command leaves at Path, which is as that
@@ -112,8 +118,8 @@ type Runtime interface {
 	// that finds the task not Exited a while later asks again.
 	Stop(ctx context.Context, id string) error
 
-	// Collect copies logs and outputs of an ended task to where they belong
-	// and tells the sizes in bytes by output name. The log is whole when it
+	// Collect copies logs, outputs and the inputs to be written back of an
+	// ended task to where they belong and tells the sizes in bytes by output name. The log is whole when it
 	// returns. The folders outputs/ and logs/ of the working folder go to Logs
 	// under these names. An output that the command has not made, or has made
 	// a link out of the task's folder, is left out.

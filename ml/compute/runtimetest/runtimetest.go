@@ -60,6 +60,9 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"the environment's bin comes first on PATH", binFirst},
 		{"inputs and outputs are found by variable and by placeholder", inputsAndOutputs},
 		{"names with blanks, quotes and other scripts survive", oddNames},
+		{"what the command does to an input that is written back is done to its source", writtenBack},
+		{"a file that is written back is replaced, or deleted", fileWrittenBack},
+		{"an input that is not written back leaves its source alone", notWrittenBack},
 		{"a large output comes back whole", largeOutput},
 		{"an output that was not made is left out", missingOutput},
 		{"a file in place of a folder, and the reverse, are collected", swappedOutput},
@@ -346,6 +349,68 @@ func oddNames(s *suite) {
 	}
 }
 
+func writtenBack(s *suite) {
+	for _, name := range []string{"kept", "grown", "same-size", "deleted", "deep/moved", "theirs", "ours"} {
+		s.put("rw/"+name, "before")
+	}
+	s.put("rwother/x", "not of the folder")
+	kept, err := s.Blobs.Stat(s.Context(), data, "rw/kept")
+	s.ok(err)
+	t := task("back", `cd ${{inputs.rw}}; echo more >> grown; printf AFTER! > same-size; rm deleted; mv deep/moved deep/here
+		mkdir new; echo n > new/n; ln -s /etc/hostname link; printf mine > ours; echo first > "$AZURE_ML_INPUT_empty/first"; echo done; sleep 600`)
+	t.Inputs = []compute.Input{
+		{Name: "rw", Path: "inputs/rw", Back: true, From: from("rw")},
+		{Name: "empty", Path: "inputs/empty", Back: true, From: from("empty/")},
+	}
+	s.ok(s.Runtime.Launch(s.Context(), t))
+	s.awaitLog(t.ID, "done")
+	// What others do meanwhile.
+	s.put("rw/theirs", "meanwhile")
+	s.put("rw/ours", "meanwhile")
+	s.put("rw/added", "meanwhile")
+	s.ok(s.Runtime.Stop(s.Context(), t.ID))
+	s.await(s.Runtime, t.ID)
+	for range 2 {
+		s.ok(second(s.Runtime.Collect(s.Context(), t.ID)))
+		s.equal("keys", s.keys(data, "rw/"), []string{"added", "deep/here", "grown", "kept", "new/n", "ours", "same-size", "theirs"})
+		s.equal("grown", s.get(data, "rw/grown"), "beforemore\n")
+		s.equal("same-size", s.get(data, "rw/same-size"), "AFTER!")
+		s.equal("deep/here", s.get(data, "rw/deep/here"), "before")
+		s.equal("new/n", s.get(data, "rw/new/n"), "n\n")
+		s.equal("theirs", s.get(data, "rw/theirs"), "meanwhile")
+		s.equal("ours", s.get(data, "rw/ours"), "mine")
+		s.equal("empty/first", s.get(data, "empty/first"), "first\n")
+		s.equal("beside", s.get(data, "rwother/x"), "not of the folder")
+		now, err := s.Blobs.Stat(s.Context(), data, "rw/kept")
+		s.ok(err)
+		s.equal("etag of what was left alone", now.ETag, kept.ETag)
+	}
+}
+
+func fileWrittenBack(s *suite) {
+	s.put("rwf/a.csv", "before")
+	s.put("rwf/b.csv", "before")
+	t := task("backfile", `echo after > ${{inputs.a}}.new && mv ${{inputs.a}}.new ${{inputs.a}} && rm ${{inputs.b}}`)
+	t.Inputs = []compute.Input{
+		{Name: "a", Path: "inputs/a/a.csv", File: true, Back: true, From: from("rwf/a.csv")},
+		{Name: "b", Path: "inputs/b/b.csv", File: true, Back: true, From: from("rwf/b.csv")},
+	}
+	s.run(t)
+	s.ok(second(s.Runtime.Collect(s.Context(), t.ID)))
+	s.equal("keys", s.keys(data, "rwf/"), []string{"a.csv"})
+	s.equal("a.csv", s.get(data, "rwf/a.csv"), "after\n")
+}
+
+func notWrittenBack(s *suite) {
+	s.put("ro/x", "before")
+	t := task("notback", `echo after > ${{inputs.ro}}/x; echo new > ${{inputs.ro}}/y`)
+	t.Inputs = []compute.Input{{Name: "ro", Path: "inputs/ro", From: from("ro")}}
+	s.run(t)
+	s.ok(second(s.Runtime.Collect(s.Context(), t.ID)))
+	s.equal("keys", s.keys(data, "ro/"), []string{"x"})
+	s.equal("x", s.get(data, "ro/x"), "before")
+}
+
 func largeOutput(s *suite) {
 	t := task("large", "head -c 60000000 /dev/zero | tr '\\0' y > outputs/big; head -c 5000000 /dev/zero | tr '\\0' z")
 	s.run(t)
@@ -439,6 +504,10 @@ func webInput(s *suite) {
 	t.Inputs = []compute.Input{{Name: "w", Path: "inputs/w/iris.csv", File: true, URL: web.URL + "/iris.csv?sig=1"}}
 	s.run(t)
 	s.equal("log", s.log(t.ID), "from the web sig=1")
+	t = task("webfolder", "cd ${{inputs.w}} && ls && cat iris.csv")
+	t.Inputs = []compute.Input{{Name: "w", Path: "inputs/w", URL: web.URL + "/iris.csv?sig=1"}}
+	s.run(t)
+	s.equal("log of a folder with the one file", s.log(t.ID), "iris.csv\nfrom the web sig=1")
 	for _, address := range []string{web.URL + "/none?sig=hush", "ftp://x/y?sig=hush", "http://127.0.0.1:1/x?sig=hush"} {
 		t = task("web404", "true")
 		t.Inputs = []compute.Input{{Name: "w", Path: "inputs/w", File: true, URL: address}}
