@@ -102,10 +102,7 @@ func (c *collector) back(ctx context.Context, in compute.Input, since time.Time)
 		}
 		return nil
 	}
-	prefix := in.From.Prefix
-	if prefix != "" && !strings.HasSuffix(prefix, "/") {
-		prefix += "/"
-	}
+	prefix := blob.Folder(in.From.Prefix)
 	there := map[string]blob.Info{}
 	for q := (blob.Query{Prefix: prefix}); ; {
 		page, err := c.cfg.Blobs.List(ctx, in.From.Container, q)
@@ -188,10 +185,7 @@ func (c *collector) output(ctx context.Context, out compute.Output) (size int64,
 	}
 	key := out.To.Prefix
 	if st.IsDir() {
-		if key != "" && !strings.HasSuffix(key, "/") {
-			key += "/"
-		}
-		size, err = c.tree(ctx, p, compute.Tree{Container: out.To.Container, Prefix: key})
+		size, err = c.tree(ctx, p, compute.Tree{Container: out.To.Container, Prefix: blob.Folder(key)})
 		return size, true, err
 	}
 	if key == "" || strings.HasSuffix(key, "/") {

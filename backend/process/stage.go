@@ -110,10 +110,7 @@ type staged struct {
 
 // tree copies all blobs of the tree into the folder "to" and counts them.
 func (s *stager) tree(ctx context.Context, t compute.Tree, to string, how staged) (int, error) {
-	prefix := t.Prefix
-	if prefix != "" && !strings.HasSuffix(prefix, "/") {
-		prefix += "/"
-	}
+	prefix := blob.Folder(t.Prefix)
 	n := 0
 	for after := ""; ; {
 		page, err := s.cfg.Blobs.List(ctx, t.Container, blob.Query{Prefix: prefix, After: after})

@@ -50,6 +50,15 @@ func (c Container) Check() error {
 	return nil
 }
 
+// Folder is the prefix of all that lies in the folder at path; "" is the whole
+// container.
+func Folder(path string) string {
+	if path == "" || strings.HasSuffix(path, "/") {
+		return path
+	}
+	return path + "/"
+}
+
 // CheckBlock returns a fault if a Store does not take a block of that name.
 func CheckBlock(id string) error {
 	if id == "" || len(id) > MaxBlock {

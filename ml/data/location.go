@@ -22,6 +22,7 @@ type Location struct {
 	URL       string // instead: http or https
 	Type      string // of the data asset that was referred to; "" if none was
 	Datastore string // name, "" if it is known by its container alone
+	Shared    bool   // in a registry, whose content does not change
 }
 
 var (
@@ -34,8 +35,9 @@ var (
 	armAsset   = pattern.New(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models|datasets)/([^/]+)/versions/([^/]+)$`)
 	armLabel   = pattern.New(`(?i)^(?:azureml:)?(/subscriptions/.+/workspaces/[^/]+)/(data|models)/([^/]+)/labels/([^/]+)$`)
 	named      = pattern.New(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
-	hadoopHost = pattern.New(`(?i)^wasbs?://([^@./]+)\.[^@/]+/([^/]+)/(.*)$`) // as people write it, without the "@"
-	hadoop     = pattern.New(`(?i)^(?:wasbs?|abfss?)://([^@/]+)@([^./]+)\.[^/]+/(.*)$`)
+	hadoopHost = pattern.New(`(?i)^wasbs?://([^@./]+)\.([^@/]+)/([^/]+)/(.*)$`) // as people write it, without the "@"
+	hadoop     = pattern.New(`(?i)^(?:wasbs?|abfss?)://([^@/]+)@([^./]+)\.([^/]+)/(.*)$`)
+	azureHost  = pattern.New(`(?i)^([^./]+)\.((?:blob|dfs)\.core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net))$`)
 )
 
 // Locate finds out where a URI of any of the kinds that clients send points to,
@@ -97,7 +99,9 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 		if strings.EqualFold(m[4], "labels") {
 			version = "@" + version
 		}
-		return ofAsset(ctx, store, r.ID, m[2], m[3], version)
+		l, err := ofAsset(ctx, store, r.ID, m[2], m[3], version)
+		l.Shared = true
+		return l, err
 	}
 	if m := named.FindStringSubmatch(uri); m != nil {
 		version := m[2]
@@ -107,14 +111,22 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 		return ofAsset(ctx, store, workspace, "data", m[1], version)
 	}
 	if m := hadoop.FindStringSubmatch(uri); m != nil {
-		return addressed(ctx, store, workspace, blob.Container{Account: strings.ToLower(m[2]), Name: strings.ToLower(m[1])}, m[3], uri)
+		return inAccount(ctx, store, workspace, m[2], m[3], m[1], m[4], uri)
 	}
 	if m := hadoopHost.FindStringSubmatch(uri); m != nil {
-		return addressed(ctx, store, workspace, blob.Container{Account: strings.ToLower(m[1]), Name: strings.ToLower(m[2])}, m[3], uri)
+		return inAccount(ctx, store, workspace, m[1], m[2], m[3], m[4], uri)
 	}
 	if u, err := url.Parse(uri); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
 		if c, path, ok := ofURL(u); ok {
 			return addressed(ctx, store, workspace, c, path, uri)
+		}
+		if m := azureHost.FindStringSubmatch(u.Host); m != nil {
+			container, path, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+			l, err := inAccount(ctx, store, workspace, m[1], m[2], container, path, uri)
+			if l.URL != "" {
+				l.URL = uri // with its signature
+			}
+			return l, err
 		}
 		return Location{URL: uri}, nil
 	}
@@ -124,6 +136,46 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 // ownAccount is the name of a storage account that a workspace or a registry of
 // ours was given.
 var ownAccount = pattern.New(`^st[0-9a-f]{22}$`)
+
+// inAccount is a path in a storage account that an address names, by the
+// account and the rest of its host. It is in a container of ours if the account
+// is the workspace's own or a datastore has the container, and elsewhere if not.
+func inAccount(ctx context.Context, store resource.Store, from resource.ID, account, host, container, path, uri string) (Location, error) {
+	c := blob.Container{Account: strings.ToLower(account), Name: strings.ToLower(container)}
+	if ownAccount.MatchString(c.Account) || !azureHost.MatchString(account+"."+host) {
+		return addressed(ctx, store, from, c, path, uri)
+	}
+	name, err := datastoreOf(ctx, store, from, c)
+	if err != nil {
+		return Location{}, err
+	}
+	if name != "" {
+		return checked(Location{Container: c, Path: path, Datastore: name}, uri)
+	}
+	// What speaks dfs of an account speaks blob as well.
+	return Location{URL: (&url.URL{Scheme: "https", Host: account + "." + strings.Replace(strings.ToLower(host), "dfs.", "blob.", 1), Path: "/" + container + "/" + path}).String()}, nil
+}
+
+// datastoreOf is the name of the workspace's datastore with that container, ""
+// if none has it.
+func datastoreOf(ctx context.Context, store resource.Store, workspace resource.ID, c blob.Container) (string, error) {
+	q := resource.Query{Type: DatastoreType, Parent: workspace, Limit: 1000}
+	for {
+		page, err := store.List(ctx, q)
+		if err != nil {
+			return "", err
+		}
+		for _, r := range page.Resources {
+			var d Datastore
+			if json.Unmarshal(r.Properties, &d) == nil && d.Kind == "AzureBlob" && d.Blobs() == c {
+				return r.ID.Name(), nil
+			}
+		}
+		if q.After = page.Next; q.After == "" {
+			return "", nil
+		}
+	}
+}
 
 // addressed is a path in a container that an address names by itself. The
 // stores of another workspace cannot be reached that way.
@@ -135,6 +187,12 @@ func addressed(ctx context.Context, store resource.Store, from resource.ID, c bl
 		}
 		if c.Account != site.Account {
 			return Location{}, otherWorkspace("the storage account "+c.Account, from, uri)
+		}
+		switch c {
+		case site.Blobs():
+			return checked(Location{Container: c, Path: path, Datastore: ml.BlobStore}, uri)
+		case site.Artifacts():
+			return checked(Location{Container: c, Path: path, Datastore: ml.ArtifactStore}, uri)
 		}
 	}
 	return checked(Location{Container: c, Path: path}, uri)

@@ -161,6 +161,13 @@ func TestLocate(t *testing.T) {
 		{uri: "wasbs://box@acc1.blob.core.windows.net/a/b", at: mine, path: "a/b"},
 		{uri: "wasbs://acc1.blob.core.windows.net/box/a/b", at: mine, path: "a/b"},
 		{uri: "abfss://box@acc1.dfs.core.windows.net/a", at: mine, path: "a"},
+		{uri: "https://acc1.blob.core.windows.net/box/a/b.csv?sv=1", at: mine, path: "a/b.csv"},
+		{uri: "wasbs://" + blobs.Name + "@" + blobs.Account + ".blob.core.lapis/a/b", at: blobs, path: "a/b"},
+		{uri: "abfss://" + blobs.Name + "@" + blobs.Account + ".dfs.core.windows.net/a/b/", at: blobs, path: "a/b/"},
+		{uri: "wasbs://" + artifacts.Name + "@" + artifacts.Account + ".blob.core.windows.net/x", at: artifacts, path: "x"},
+		{uri: "wasbs://open@public.blob.core.windows.net/a b/c.csv", url: "https://public.blob.core.windows.net/open/a%20b/c.csv"},
+		{uri: "abfss://open@public.dfs.core.windows.net/a/", url: "https://public.blob.core.windows.net/open/a/"},
+		{uri: "https://public.blob.core.windows.net/open/a.csv?sig=1", url: "https://public.blob.core.windows.net/open/a.csv?sig=1"},
 		{uri: "https://localhost:7443/blob/acc1/box/a/b.csv", at: mine, path: "a/b.csv"},
 		{uri: "https://acc1.blob.core.lapis@localhost:7443/box/a/b.csv", at: mine, path: "a/b.csv"},
 	} {

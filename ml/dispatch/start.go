@@ -11,6 +11,7 @@ import (
 
 	"lapis/fault"
 	"lapis/ml"
+	"lapis/ml/blob"
 	"lapis/ml/compute"
 	"lapis/ml/data"
 	"lapis/ml/job"
@@ -308,14 +309,7 @@ func (d *Dispatcher) code(ctx context.Context, site ml.Site, codeID string) (com
 	if at.URL != "" {
 		return compute.Tree{}, fault.Invalid("The code lies at %q, outside of this server; upload it.", at.URL).With("UserError")
 	}
-	return compute.Tree{Container: at.Container, Prefix: folder(at.Path)}, nil
-}
-
-func folder(path string) string {
-	if path == "" || strings.HasSuffix(path, "/") {
-		return path
-	}
-	return path + "/"
+	return compute.Tree{Container: at.Container, Prefix: blob.Folder(at.Path)}, nil
 }
 
 // addresses are where the inputs and outputs lie that the command wants to
@@ -367,12 +361,12 @@ func (d *Dispatcher) inputs(ctx context.Context, site ml.Site, j job.Job, env, a
 			env["AZURE_ML_INPUT_"+name] = addresses["inputs."+name]
 			continue
 		}
-		input := compute.Input{Name: name, Path: "inputs/" + name, File: in.File(), URL: at.URL, From: compute.Tree{Container: at.Container, Prefix: at.Path}}
+		input := compute.Input{Name: name, Path: "inputs/" + name, File: in.File(), Back: in.WrittenBack(), URL: at.URL, From: compute.Tree{Container: at.Container, Prefix: at.Path}}
 		if file := base(at); input.File && file != "" {
 			input.Path += "/" + file
 		}
 		if !input.File && at.URL == "" {
-			input.From.Prefix = folder(at.Path)
+			input.From.Prefix = blob.Folder(at.Path)
 		}
 		inputs = append(inputs, input)
 	}
@@ -403,7 +397,7 @@ func (d *Dispatcher) outputs(ctx context.Context, site ml.Site, j job.Job, env, 
 		if err != nil {
 			return nil, err
 		}
-		output := compute.Output{Name: name, Path: "outputs/" + name, File: out.File(), To: compute.Tree{Container: at.Container, Prefix: folder(at.Path)}}
+		output := compute.Output{Name: name, Path: "outputs/" + name, File: out.File(), To: compute.Tree{Container: at.Container, Prefix: blob.Folder(at.Path)}}
 		if output.File {
 			output.To.Prefix = strings.TrimSuffix(at.Path, "/")
 			output.Path += "/" + output.To.Prefix[strings.LastIndexByte(output.To.Prefix, '/')+1:]

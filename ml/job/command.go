@@ -236,8 +236,14 @@ func (k Command) inputs(ctx context.Context, workspace resource.ID, j *Job) erro
 			return invalid(field+".uri", "is required: where the data lies")
 		}
 		at, err := data.Locate(ctx, k.Resources, workspace, in.URI)
-		if err == nil && at.URL != "" && !in.File() {
-			return invalid(field+".jobInputType", "is %s, but %q is an address outside of this server, which is one file; use uri_file", in.Kind, clip(in.URI))
+		switch {
+		case err != nil:
+		case at.URL != "" && !in.File() && !in.Direct() && strings.HasSuffix(pathOf(at.URL), "/"):
+			return invalid(field+".uri", "is %q; a web address has one file: name it, since what a folder on the web holds cannot be told", clip(in.URI))
+		case in.WrittenBack() && at.URL != "":
+			return invalid(field+".mode", "is ReadWriteMount, but %q is an address that cannot be written to; use ReadOnlyMount or Download", clip(in.URI))
+		case in.WrittenBack() && at.Shared:
+			return invalid(field+".mode", "is ReadWriteMount, but %q lies in a registry, whose content does not change; use ReadOnlyMount or Download", clip(in.URI))
 		}
 		if err != nil {
 			if f := fault.Find(err); f != nil {
@@ -248,6 +254,16 @@ func (k Command) inputs(ctx context.Context, workspace resource.ID, j *Job) erro
 		}
 	}
 	return nil
+}
+
+// pathOf is the path of an address, without what follows it.
+func pathOf(address string) string {
+	address, _, _ = strings.Cut(address, "#")
+	address, _, _ = strings.Cut(address, "?")
+	if strings.Count(address, "/") < 3 {
+		return "/" // the host alone
+	}
+	return address
 }
 
 // outputs fills in where each output goes, so that everyone who reads the job

@@ -54,6 +54,9 @@ func (in Input) Literal() bool { return strings.EqualFold(in.Kind, "literal") }
 // File tells whether the input is one file.
 func (in Input) File() bool { return strings.EqualFold(in.Kind, "uri_file") }
 
+// WrittenBack tells whether what the job does to the input is done to its source.
+func (in Input) WrittenBack() bool { return strings.EqualFold(in.Mode, "ReadWriteMount") }
+
 // Direct tells whether the command gets the address of the data in place of a
 // path.
 func (in Input) Direct() bool { return strings.EqualFold(in.Mode, "Direct") }

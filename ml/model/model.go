@@ -108,10 +108,6 @@ func inDatastore(site ml.Site, at data.Location) string {
 		return ""
 	case at.Datastore != "":
 		return site.DatastoreURI(at.Datastore, at.Path)
-	case at.Container == site.Blobs():
-		return site.DatastoreURI(ml.BlobStore, at.Path)
-	case at.Container == site.Artifacts():
-		return site.DatastoreURI(ml.ArtifactStore, at.Path)
 	}
 	return ""
 }
@@ -128,7 +124,7 @@ func there(ctx context.Context, blobs blob.Store, at data.Location, uri string) 
 			return err
 		}
 	}
-	page, err := blobs.List(ctx, at.Container, blob.Query{Prefix: folder(at.Path), Limit: 1})
+	page, err := blobs.List(ctx, at.Container, blob.Query{Prefix: blob.Folder(at.Path), Limit: 1})
 	if err != nil && !fault.Is(err, fault.Missing) {
 		return err
 	}
@@ -138,19 +134,12 @@ func there(ctx context.Context, blobs blob.Store, at data.Location, uri string) 
 	return nil
 }
 
-func folder(path string) string {
-	if path == "" || strings.HasSuffix(path, "/") {
-		return path
-	}
-	return path + "/"
-}
-
 // maxMLmodel bounds the file that describes an MLflow model, in bytes.
 const maxMLmodel = 4 << 20
 
 // readFlavors reads the flavors from the model's MLmodel file; nil if there is none.
 func readFlavors(ctx context.Context, blobs blob.Store, at data.Location) (map[string]any, error) {
-	r, _, err := blobs.Open(ctx, at.Container, folder(at.Path)+"MLmodel", 0, -1)
+	r, _, err := blobs.Open(ctx, at.Container, blob.Folder(at.Path)+"MLmodel", 0, -1)
 	if fault.Is(err, fault.Missing) {
 		return nil, nil
 	}
