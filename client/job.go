@@ -58,6 +58,40 @@ func (c *Client) history(parts ...string) string {
 	return c.URL + u.EscapedPath()
 }
 
+// Children gives the runs that a job or a script inside it has started, in the
+// words of the YAML files: nested runs of MLflow are no jobs of their own.
+func (c *Client) Children(ctx context.Context, job string) ([]map[string]any, error) {
+	_, data, err := c.exchange(ctx, http.MethodGet, c.history("runs", job, "children"), nil)
+	if err != nil {
+		return nil, err
+	}
+	var page struct {
+		Value []struct {
+			ID          string `json:"runId"`
+			Parent      string `json:"parentRunId"`
+			Kind        string `json:"runType"`
+			Status      string
+			DisplayName string
+			Hidden      bool
+			Tags        map[string]string
+			Created     string `json:"createdUtc"`
+			CreatedBy   struct{ UserName string }
+		}
+	}
+	if err := json.Unmarshal(data, &page); err != nil {
+		return nil, fmt.Errorf("read children: %w", err)
+	}
+	list := make([]map[string]any, len(page.Value))
+	for i, r := range page.Value {
+		kind := strings.TrimSuffix(strings.TrimPrefix(r.Kind, "azureml."), "job")
+		list[i] = map[string]any{
+			"name": r.ID, "parent_job_name": r.Parent, "type": kind, "status": r.Status, "display_name": r.DisplayName, "tags": r.Tags,
+			"is_archived": r.Hidden, "creation_context": map[string]any{"created_at": r.Created, "created_by": r.CreatedBy.UserName},
+		}
+	}
+	return list, nil
+}
+
 // Explain adds to the view of a job why it waits or why it failed, which run
 // history knows.
 func (c *Client) Explain(ctx context.Context, job map[string]any) error {

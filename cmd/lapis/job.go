@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -53,15 +52,10 @@ func jobCommand() *cobra.Command {
 	f.field(create, "experiment-name", "", "experiment_name", "experiment; overrides the file")
 
 	n.show("  lapis job show --name NAME")
-	n.list(`  lapis job list --max-results 10 -o table
-  lapis job list --query "[?status=='Failed'].name" -o tsv`, func(cmd *cobra.Command) func(url.Values) {
-		parent := cmd.Flags().String("parent-job-name", "", "list the children of this job")
-		return func(q url.Values) {
-			if *parent != "" {
-				q.Set("parentJobName", *parent)
-			}
-		}
-	})
+	list := n.list(`  lapis job list --max-results 10 -o table
+  lapis job list --query "[?status=='Failed'].name" -o tsv
+  lapis job list --parent-job-name NAME -o table`, nil)
+	n.children(list)
 
 	var name string
 	cmd := n.verb("stream", "Follow the log of a job until it ends", "  lapis job stream --name NAME", func(cmd *cobra.Command, s *session) error {
@@ -183,6 +177,42 @@ func jobCommand() *cobra.Command {
 	n.cmd.AddCommand(validate)
 	n.notYet("connect-ssh", "Open a shell in a running job")
 	return n.cmd
+}
+
+// children lets list show what one job has started.
+func (n *noun) children(list *cobra.Command) {
+	parent := list.Flags().String("parent-job-name", "", "list the runs that this job has started")
+	jobs := list.RunE
+	list.RunE = func(cmd *cobra.Command, args []string) error {
+		if *parent == "" {
+			return jobs(cmd, args)
+		}
+		if err := n.out.check(); err != nil {
+			return err
+		}
+		s, err := n.scope.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer s.progress.clear()
+		all, err := s.Children(cmd.Context(), *parent)
+		if err != nil {
+			return err
+		}
+		most, _ := cmd.Flags().GetInt("max-results")
+		alone, _ := cmd.Flags().GetBool("archived-only")
+		both, _ := cmd.Flags().GetBool("include-archived")
+		rows := []any{}
+		for _, r := range all {
+			if r["is_archived"] == alone || both {
+				rows = append(rows, r)
+			}
+			if len(rows) == most && most > 0 {
+				break
+			}
+		}
+		return n.out.print(s.out, rows, []string{"name", "status", "type", "display_name"})
+	}
 }
 
 func runChange(set []string) (client.RunChange, error) {

@@ -261,6 +261,9 @@ func (n *noun) pick(cmd *cobra.Command, s *session, name, version, label string)
 // very many.
 const defaultJobs = 50
 
+// maxPage is how many resources a server puts on one page at most.
+const maxPage = 1000
+
 // list adds list.
 func (n *noun) list(example string, more func(cmd *cobra.Command) func(q url.Values)) *cobra.Command {
 	var name string
@@ -283,6 +286,9 @@ func (n *noun) list(example string, more func(cmd *cobra.Command) func(q url.Val
 		query(q)
 		if n.name == "job" && most == 0 && !everything {
 			most = defaultJobs
+		}
+		if q.Set("pageSize", strconv.Itoa(maxPage)); most > 0 {
+			q.Set("pageSize", strconv.Itoa(min(most, maxPage)))
 		}
 		path := n.path(s, name)
 		if name != "" {
