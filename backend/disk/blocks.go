@@ -75,6 +75,31 @@ func (s *Store) keep(c blob.Container, key, id, tmp string) (*os.File, error) {
 	}
 }
 
+// Unstage implements blob.Store.
+func (s *Store) Unstage(ctx context.Context, c blob.Container, key, prefix string) error {
+	if err := s.mayWrite(ctx, c, key, blob.Condition{}); err != nil {
+		return err
+	}
+	mu := s.key(c, key)
+	mu.Lock()
+	defer mu.Unlock()
+	dir := stage(c, key)
+	names, err := s.names(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unstage blocks: %w", err)
+	}
+	for _, n := range names {
+		id, err := base64.RawURLEncoding.DecodeString(n)
+		if err != nil || !strings.HasPrefix(string(id), prefix) {
+			continue
+		}
+		if err := s.root.Remove(dir + "/" + n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unstage blocks: %w", err)
+		}
+	}
+	return nil
+}
+
 // unstage drops the staged blocks of a key. What cannot be removed is swept
 // later. The caller holds the key's lock.
 func (s *Store) unstage(c blob.Container, key string) { s.root.RemoveAll(stage(c, key)) }

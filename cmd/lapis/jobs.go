@@ -187,8 +187,13 @@ func (l links) Container(origin string, c blob.Container, permissions string, un
 
 // Blob implements historyhttp.Links.
 func (l links) Blob(origin string, c blob.Container, key string, until time.Time, who string) string {
+	return l.blob(origin, c, key, "r", until, who)
+}
+
+// blob is the address of one blob with permissions of "rw" on it.
+func (l links) blob(origin string, c blob.Container, key, permissions string, until time.Time, who string) string {
 	return origin + "/blob/" + c.Account + "/" + c.Name + "/" + escapeKey(key) + "?" +
-		l.sas.Sign(identity.Grant{Account: c.Account, Container: c.Name, Prefix: key, Blob: true, Permissions: "r", Expires: until, Principal: who})
+		l.sas.Sign(identity.Grant{Account: c.Account, Container: c.Name, Prefix: key, Blob: true, Permissions: permissions, Expires: until, Principal: who})
 }
 
 // escapeKey writes a blob's key as a path.

@@ -18,12 +18,13 @@ import (
 	"lapis/ml/trash"
 	"lapis/pattern"
 	"lapis/resource"
+	"lapis/resource/identity"
 	"lapis/resource/rbac"
 )
 
 // newMLflow serves MLflow's protocol for the first workspace at the root, and
 // for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
-func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking.Store, blobs blob.Store, bin *trash.Trash) *mlflowhttp.Server {
+func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking.Store, blobs blob.Store, bin *trash.Trash, links links) *mlflowhttp.Server {
 	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
 	sites := &sites{store: resources, byID: map[string]knownSite{}}
 	service := tracking.New(runs)
@@ -51,7 +52,10 @@ func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking
 		},
 		Authenticate: v.auth.Require,
 		Access:       rbac.Checker{},
-		Log:          v.log,
+		Link: func(r *http.Request, c blob.Container, key, permissions string, lasting time.Duration) string {
+			return links.blob(v.origins.Base(r), c, key, permissions, time.Now().Add(lasting), identity.Of(r.Context()).Name)
+		},
+		Log: v.log,
 	})
 }
 

@@ -215,7 +215,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		Links: links, Origins: v.origins, Log: log, Now: now})
 	v.router.Handle(v.auth.Require(history, nil), "history", "data", "modelregistry", "execution")
 	v.router.Handle(http.HandlerFunc(history.Discovery), "discovery")
-	v.router.Handle(v.newMLflow(db, resources, runs, blobs, bin), "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
+	v.router.Handle(v.newMLflow(db, resources, runs, blobs, bin, links), "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
 	v.router.Blob = v.newBlobs(resources, blobs, sas)
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)

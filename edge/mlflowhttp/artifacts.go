@@ -26,25 +26,16 @@ func (s *Server) artifactRoutes() {
 	s.add("PUT", "2.0/mlflow-artifacts/artifacts/{path...}", route{artifactsWrite, true, s.putArtifact})
 	s.add("GET|HEAD", "2.0/mlflow-artifacts/artifacts/{path...}", route{artifactsRead, true, s.getArtifact})
 	s.add("DELETE", "2.0/mlflow-artifacts/artifacts/{path...}", route{artifactsDelete, true, s.deleteArtifact})
-	for _, p := range []string{"create", "complete", "abort"} {
-		s.add("POST", "2.0/mlflow-artifacts/mpu/"+p+"/{path...}", route{artifactsWrite, true, noMultipart})
-	}
-	s.add("GET", "2.0/mlflow-artifacts/presigned/{path...}", route{artifactsRead, true, func(*call) error {
-		return fault.New(fault.NotImplemented, "NOT_IMPLEMENTED", "Multipart download is not supported for the current artifact repository")
-	}})
-	s.handle("POST", "2.0/mlflow/artifacts/presigned-upload-url", artifactsWrite, noPresigned)
-	s.handle("POST", "2.0/mlflow/artifacts/presigned-download-url", artifactsRead, noPresigned)
+	s.handle("POST", "2.0/mlflow-artifacts/mpu/create/{path...}", artifactsWrite, s.createMultipart)
+	s.handle("POST", "2.0/mlflow-artifacts/mpu/complete/{path...}", artifactsWrite, s.completeMultipart)
+	s.handle("POST", "2.0/mlflow-artifacts/mpu/abort/{path...}", artifactsWrite, s.abortMultipart)
+	s.add("GET", "2.0/mlflow-artifacts/presigned/{path...}", route{artifactsRead, true, s.presignedDownload})
+	s.handle("POST", "2.0/mlflow/artifacts/presigned-upload-url", artifactsWrite, s.noPresignedUpload)
+	s.handle("POST", "2.0/mlflow/artifacts/presigned-download-url", artifactsRead, s.noPresignedDownload)
+	s.add("GET|HEAD", "lapis/artifacts/zip", route{artifactsRead, true, s.zipArtifacts})
 	s.add("GET|HEAD", "get-artifact", route{artifactsRead, true, s.getRunArtifact})
 	s.add("POST", "2.0/mlflow/upload-artifact", route{artifactsWrite, true, s.uploadArtifact})
 	s.add("GET", "3.0/mlflow/server-info", route{"", true, s.serverInfo})
-}
-
-func noMultipart(*call) error {
-	return fault.New(fault.NotImplemented, "NOT_IMPLEMENTED", "Multipart upload is not supported for the current artifact repository")
-}
-
-func noPresigned(*call) error {
-	return invalid("Presigned upload is not supported for proxied artifact storage (artifact URI scheme: mlflow-artifacts). Send the artifact through the server instead.")
 }
 
 func (s *Server) serverInfo(c *call) error {
@@ -53,10 +44,13 @@ func (s *Server) serverInfo(c *call) error {
 	o.text("store_type", "SqlStore")
 	o.flag("workspaces_enabled", false)
 	o.flag("trace_archival_enabled", false)
-	o.flag("multipart_uploads_enabled", false)
+	o.flag("multipart_uploads_enabled", s.Link != nil)
+	// A client that is told of presigned downloads asks for an address before
+	// each file, and takes it with settings of its own for TLS; one plain
+	// request is faster and surer. Who insists may have them.
 	o.flag("multipart_downloads_enabled", false)
-	o.flag("presigned_upload_run_id_supported", false)
-	o.flag("presigned_upload_model_id_supported", false)
+	o.flag("presigned_upload_run_id_supported", true)
+	o.flag("presigned_upload_model_id_supported", true)
 	o.close()
 	return c.reply(&o)
 }

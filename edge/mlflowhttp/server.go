@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"lapis/edge"
 	"lapis/fault"
@@ -60,6 +61,11 @@ type Config struct {
 
 	// Access refuses what a principal may not do in a workspace.
 	Access manager.Access
+
+	// Link makes the address of a blob that carries its own permissions ("r",
+	// "w") for a while: whoever has it needs no token. Without it artefacts
+	// are sent through this handler alone.
+	Link func(r *http.Request, c blob.Container, key, permissions string, lasting time.Duration) string
 
 	Log *slog.Logger
 }

@@ -5,14 +5,17 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"lapis/backend/disk"
 	"lapis/backend/sqldb"
+	"lapis/edge/blobhttp"
 	"lapis/edge/mlflowhttp"
 	"lapis/ml"
+	"lapis/ml/blob"
 	"lapis/ml/evaluation"
 	"lapis/ml/model"
 	"lapis/ml/registry"
@@ -42,7 +45,7 @@ func serve(t testing.TB) (url string, runs *sqldb.Tracking) {
 }
 
 // serveSite is serve that tells the workspace's GUID too.
-func serveSite(t testing.TB) (url string, runs *sqldb.Tracking, guid string) {
+func serveSite(t testing.TB) (address string, runs *sqldb.Tracking, guid string) {
 	t.Helper()
 	dir := t.TempDir()
 	db, err := sqldb.Open(filepath.Join(dir, "lapis.db"))
@@ -97,7 +100,10 @@ func serveSite(t testing.TB) (url string, runs *sqldb.Tracking, guid string) {
 		t.Fatal(err)
 	}
 	service := tracking.New(runs)
-	s := httptest.NewServer(mlflowhttp.New(mlflowhttp.Config{
+	sas := identity.NewSAS([]byte("a key of the tests"))
+	mux := http.NewServeMux()
+	mux.Handle("/blob/", blobhttp.New(blobs, sas, blobhttp.Config{Log: log}))
+	mux.Handle("/", mlflowhttp.New(mlflowhttp.Config{
 		Tracking: service, Registry: registry.New(m, service), Traces: trace.New(sqldb.NewTraces(db), service),
 		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Resources: resources, Blobs: blobs,
 		Trash:   &trash.Trash{Runs: runs, Blobs: blobs, Resources: resources, Keep: time.Hour, Log: log, Now: time.Now},
@@ -108,7 +114,13 @@ func serveSite(t testing.TB) (url string, runs *sqldb.Tracking, guid string) {
 			})
 		},
 		Access: rbac.Checker{}, Log: log,
+		Link: func(r *http.Request, c blob.Container, key, permissions string, lasting time.Duration) string {
+			u := url.URL{Scheme: "http", Host: r.Host, Path: "/blob/" + c.Account + "/" + c.Name + "/" + key, RawQuery: sas.Sign(identity.Grant{
+				Account: c.Account, Container: c.Name, Prefix: key, Blob: true, Permissions: permissions, Expires: time.Now().Add(lasting)})}
+			return u.String()
+		},
 	}))
+	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s.URL, runs, site.GUID
 }

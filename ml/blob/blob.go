@@ -75,6 +75,10 @@ type Store interface {
 	// seven days.
 	Stage(ctx context.Context, c Container, key, block string, r io.Reader, size int64) error
 
+	// Unstage drops the staged blocks of a key whose names begin with prefix.
+	// A blob or blocks that are not there are no error.
+	Unstage(ctx context.Context, c Container, key, prefix string) error
+
 	// Blocks lists the staged blocks of a key, and those of the committed blob.
 	Blocks(ctx context.Context, c Container, key string) (committed, staged []Block, err error)
 

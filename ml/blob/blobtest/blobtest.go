@@ -384,6 +384,19 @@ func blocks(t *testing.T, s blob.Store) {
 	stage(t, s, "one", "a", "single")
 	commit(t, s, "one", "a")
 	want(t, s, here, "one", "single")
+	stage(t, s, "one", "up1", "1")
+	stage(t, s, "one", "up2", "2")
+	stage(t, s, "one", "down", "3")
+	if err := s.Unstage(ctx, here, "one", "up"); err != nil {
+		t.Fatal(err)
+	}
+	if _, staged, err := s.Blocks(ctx, here, "one"); err != nil || !slices.Equal(staged, []blob.Block{{ID: "down", Size: 1}}) {
+		t.Errorf("after dropping blocks, those staged are %v, %v", staged, err)
+	}
+	want(t, s, here, "one", "single")
+	if err := s.Unstage(ctx, here, "nothing", ""); err != nil {
+		t.Errorf("dropping blocks that are not there: %v", err)
+	}
 	for _, id := range []string{"", longID + "Q"} {
 		wantFault(t, s.Stage(ctx, here, "k", id, strings.NewReader(""), 0), fault.BadRequest, "InvalidQueryParameterValue")
 	}
