@@ -251,6 +251,69 @@ func (t *Tracking) foldRun(ctx context.Context, run int64) error {
 
 // Series implements tracking.Store.
 func (t *Tracking) Series(ctx context.Context, workspace, id, key string) (points []tracking.Point, err error) {
+	err = t.Points(ctx, workspace, id, key, func(n int) { points = make([]tracking.Point, 0, n) },
+		func(piece []tracking.Point) { points = append(points, piece...) })
+	return points, err
+}
+
+// piece is a chunk that is not unpacked yet.
+type piece struct {
+	first, last int64 // steps
+	count       int
+	packed      []byte
+}
+
+// Points implements tracking.Store.
+func (t *Tracking) Points(ctx context.Context, workspace, id, key string, begin func(n int), visit func([]tracking.Point)) error {
+	pieces, tail, err := t.pieces(ctx, workspace, id, key)
+	if err != nil {
+		return fmt.Errorf("metric %q of run %s: %w", key, id, err)
+	}
+	tail = tidy(tail)
+	n := len(tail)
+	ordered := true
+	for i, p := range pieces {
+		n += p.count
+		if i > 0 && p.first <= pieces[i-1].last {
+			ordered = false
+		}
+	}
+	if len(pieces) > 0 && len(tail) > 0 && tail[0].Step <= pieces[len(pieces)-1].last {
+		ordered = false
+	}
+	var u unpacking
+	if !ordered {
+		all := make([]tracking.Point, 0, n)
+		for _, p := range pieces {
+			if all, err = u.chunk(p.packed, all); err != nil {
+				return fmt.Errorf("metric %q of run %s: %w", key, id, err)
+			}
+		}
+		all = tidy(append(all, tail...))
+		begin(len(all))
+		visit(all)
+		return nil
+	}
+	begin(n)
+	buffer := make([]tracking.Point, 0, min(n, chunkPoints))
+	for _, p := range pieces {
+		if buffer, err = u.chunk(p.packed, buffer[:0]); err != nil {
+			return fmt.Errorf("metric %q of run %s: %w", key, id, err)
+		}
+		if len(buffer) != p.count {
+			return fmt.Errorf("metric %q of run %s: %w", key, id, errPacked)
+		}
+		visit(buffer)
+	}
+	if len(tail) > 0 {
+		visit(tail)
+	}
+	return nil
+}
+
+// pieces reads the chunks of a metric, by step, and the points that are not
+// folded yet. A run that is not there has none.
+func (t *Tracking) pieces(ctx context.Context, workspace, id, key string) (pieces []piece, tail []tracking.Point, err error) {
 	err = t.db.snapshot(ctx, func(tx *sql.Tx) error {
 		var run int64
 		err := tx.QueryRowContext(ctx, `SELECT seq FROM runs WHERE workspace = ? AND key = ?`, workspace, strings.ToLower(id)).Scan(&run)
@@ -260,19 +323,17 @@ func (t *Tracking) Series(ctx context.Context, workspace, id, key string) (point
 		if err != nil {
 			return err
 		}
-		chunks, err := tx.QueryContext(ctx, `SELECT points FROM metric_chunks WHERE run = ? AND key = ? ORDER BY first`, run, key)
+		chunks, err := tx.QueryContext(ctx, `SELECT first, last, count, points FROM metric_chunks WHERE run = ? AND key = ? ORDER BY first`, run, key)
 		if err != nil {
 			return err
 		}
 		defer chunks.Close()
 		for chunks.Next() {
-			var packed sql.RawBytes
-			if err := chunks.Scan(&packed); err != nil {
+			var p piece
+			if err := chunks.Scan(&p.first, &p.last, &p.count, &p.packed); err != nil {
 				return err
 			}
-			if points, err = unpackChunk(packed, points); err != nil {
-				return fmt.Errorf("metric %q of run %s: %w", key, id, err)
-			}
+			pieces = append(pieces, p)
 		}
 		if err := chunks.Err(); err != nil {
 			return err
@@ -290,16 +351,16 @@ func (t *Tracking) Series(ctx context.Context, workspace, id, key string) (point
 			}
 			err := eachLogged(packed, func(k []byte, p tracking.Point) {
 				if string(k) == key {
-					points = append(points, p)
+					tail = append(tail, p)
 				}
 			})
 			if err != nil {
-				return fmt.Errorf("metric %q of run %s: %w", key, id, err)
+				return err
 			}
 		}
 		return rows.Err()
 	})
-	return tidy(points), err
+	return pieces, tail, err
 }
 
 // modelPoints puts the points that name a logged model on that model too.

@@ -8,8 +8,6 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
-
 	"lapis/ml/tracking"
 )
 
@@ -162,89 +160,4 @@ func tidy(p []tracking.Point) []tracking.Point {
 		sort.Slice(p, less)
 	}
 	return slices.CompactFunc(p, same)
-}
-
-var (
-	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
-	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(64<<20))
-)
-
-// packChunk packs sorted points for keeping: the columns one after the other,
-// steps and times as differences of differences, values byte by byte, so that
-// what repeats stands together; then zstd.
-func packChunk(p []tracking.Point) []byte {
-	b := make([]byte, 0, 16+len(p)*12)
-	b = binary.AppendUvarint(b, uint64(len(p)))
-	var last, delta int64
-	for i := range p {
-		d := p[i].Step - last
-		b = binary.AppendVarint(b, d-delta)
-		last, delta = p[i].Step, d
-	}
-	last, delta = 0, 0
-	for i := range p {
-		d := p[i].Time - last
-		b = binary.AppendVarint(b, d-delta)
-		last, delta = p[i].Time, d
-	}
-	at := len(b)
-	b = append(b, make([]byte, 8*len(p))...)
-	n := len(p)
-	var prev uint64
-	for i := range p {
-		bits := math.Float64bits(p[i].Value)
-		x := bits ^ prev
-		prev = bits
-		for k := range 8 {
-			b[at+k*n+i] = byte(x >> (8 * k))
-		}
-	}
-	return packer.EncodeAll(b, nil)
-}
-
-// unpackChunk appends the points of a packed chunk to dst.
-func unpackChunk(packed []byte, dst []tracking.Point) ([]tracking.Point, error) {
-	b, err := unpacker.DecodeAll(packed, nil)
-	if err != nil {
-		return dst, errors.Join(errPacked, err)
-	}
-	count, w := binary.Uvarint(b)
-	if w <= 0 || count > uint64(len(b)) {
-		return dst, errPacked
-	}
-	b = b[w:]
-	n := int(count)
-	at := len(dst)
-	dst = append(dst, make([]tracking.Point, n)...)
-	p := dst[at:]
-	for column := range 2 {
-		var last, delta int64
-		for i := range p {
-			dd, w := binary.Varint(b)
-			if w <= 0 {
-				return dst[:at], errPacked
-			}
-			b = b[w:]
-			delta += dd
-			last += delta
-			if column == 0 {
-				p[i].Step = last
-			} else {
-				p[i].Time = last
-			}
-		}
-	}
-	if len(b) != 8*n {
-		return dst[:at], errPacked
-	}
-	var prev uint64
-	for i := range p {
-		var x uint64
-		for k := range 8 {
-			x |= uint64(b[k*n+i]) << (8 * k)
-		}
-		prev ^= x
-		p[i].Value = math.Float64frombits(prev)
-	}
-	return dst, nil
 }

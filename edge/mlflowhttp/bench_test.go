@@ -3,6 +3,8 @@ package mlflowhttp_test
 import (
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -106,4 +108,56 @@ func BenchmarkSearch(b *testing.B) {
 			})
 		}
 	}
+}
+
+func BenchmarkHistory(b *testing.B) {
+	url, runs := serve(b)
+	c := &client{b, url}
+	long := func(n int) string {
+		run := c.newRun(`{"experiment_id":"0"}`)
+		r := rand.New(rand.NewPCG(uint64(n), 3))
+		for from := 0; from < n; from += 1000 {
+			var points strings.Builder
+			for i := range 1000 {
+				v := r.Float64()
+				if i%10 > 0 {
+					v = math.Round(v*1e4) / 1e4
+				}
+				fmt.Fprintf(&points, `,{"key":"loss","value":%v,"timestamp":%d,"step":%d}`, v, 1_700_000_000_000+int64(from+i)*50, from+i)
+			}
+			c.post("runs/log-batch", `{"run_id":"`+run+`","metrics":[`+points.String()[1:]+`]}`)
+		}
+		return run
+	}
+	for _, n := range []int{100_000, 1_000_000} {
+		if n > 100_000 && testing.Short() {
+			b.Skip("a million points take a while to log")
+		}
+		run := long(n)
+		if err := runs.FoldAll(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("history-%d", n), func(b *testing.B) {
+			load(b, 1, n, "points/s", func(int, int) (string, string, string) {
+				return "GET", url + api + "metrics/get-history?run_id=" + run + "&metric_key=loss", ""
+			})
+		})
+	}
+	var ids []string
+	for range 10 {
+		ids = append(ids, long(100_000))
+	}
+	if err := runs.FoldAll(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("chart of 10 runs, 320 of 100,000 points each", func(b *testing.B) {
+		load(b, 1, 1, "req/s", func(int, int) (string, string, string) {
+			return "GET", url + api + "metrics/get-history-bulk-interval?metric_key=loss&max_results=320&run_ids=" + strings.Join(ids, "&run_ids="), ""
+		})
+	})
+	b.Run("thinned chart of 10 runs", func(b *testing.B) {
+		load(b, 1, 1, "req/s", func(int, int) (string, string, string) {
+			return "GET", url + "/api/lapis/metrics/chart?key=loss&buckets=320&run_id=" + strings.Join(ids, "&run_id="), ""
+		})
+	})
 }

@@ -15,7 +15,9 @@ func TestWhatIsRemovedForGoodIsGoneWithItsArtefacts(t *testing.T) {
 	e := at(c.post("experiments/create", `{"name":"doomed"}`), "experiment_id").(string)
 	run := c.newRun(fmt.Sprintf(`{"experiment_id":%q}`, e))
 	neighbour := run + "a" // its folder begins like the run's
-	file := func(run string) string { return "/api/2.0/mlflow-artifacts/artifacts/" + e + "/" + run + "/artifacts/f.txt" }
+	file := func(run string) string {
+		return "/api/2.0/mlflow-artifacts/artifacts/" + e + "/" + run + "/artifacts/f.txt"
+	}
 	for _, r := range []string{run, neighbour} {
 		if status, reply := c.raw("PUT", file(r), "bytes", ""); status != 200 {
 			t.Fatal(status, reply)

@@ -79,6 +79,11 @@ func appendNumber(b []byte, v float64) []byte {
 	case math.IsInf(v, -1):
 		return append(b, `"-Infinity"`...)
 	}
+	// Most numbers that are logged have few digits: an integer over 10,000
+	// that gives the same number again has its digits.
+	if x := math.Round(v * 1e4); x/1e4 == v && math.Abs(x) < 1e15 && (x != 0 || !math.Signbit(v)) {
+		return appendDecimal(b, int64(x))
+	}
 	n := len(b)
 	b = strconv.AppendFloat(b, v, 'g', -1, 64)
 	for _, c := range b[n:] {
@@ -87,6 +92,23 @@ func appendNumber(b []byte, v float64) []byte {
 		}
 	}
 	return append(b, ".0"...) // Python keeps floats and ints apart
+}
+
+// appendDecimal writes x over 10,000.
+func appendDecimal(b []byte, x int64) []byte {
+	if x < 0 {
+		b, x = append(b, '-'), -x
+	}
+	b = strconv.AppendInt(b, x/1e4, 10)
+	d := int(x % 1e4)
+	b = append(b, '.', byte('0'+d/1000), byte('0'+d/100%10), byte('0'+d/10%10), byte('0'+d%10))
+	for range 3 {
+		if b[len(b)-1] != '0' {
+			break
+		}
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 const hexDigits = "0123456789abcdef"

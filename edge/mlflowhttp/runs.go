@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -471,18 +472,43 @@ func (s *Server) history(c *call) error {
 	if err != nil {
 		return err
 	}
-	o := out{b: make([]byte, 0, 128+len(points)*(72+len(key)))}
+	return c.replyPoints(key, points, next)
+}
+
+// historyPiece is how much of a history is written at once, in bytes.
+const historyPiece = 64 << 10
+
+// replyPoints streams a history: a long one is tens of megabytes.
+func (c *call) replyPoints(key string, points []tracking.Point, next string) error {
+	c.w.Header().Set("Content-Type", "application/json")
+	head := append([]byte(`{"key":`), appendText(nil, key)...)
+	head = append(head, `,"value":`...)
+	o := out{b: make([]byte, 0, min(historyPiece+1024, 128+len(points)*(72+len(key))))}
 	o.open()
 	if len(points) > 0 {
 		o.list("metrics")
 		for _, p := range points {
-			o.point(key, "", p)
+			o.b = append(o.b, head...)
+			o.b = appendNumber(o.b, p.Value)
+			o.b = append(o.b, `,"timestamp":`...)
+			o.b = strconv.AppendInt(o.b, p.Time, 10)
+			o.b = append(o.b, `,"step":`...)
+			o.b = strconv.AppendInt(o.b, p.Step, 10)
+			o.b = append(o.b, '}', ',')
+			if len(o.b) >= historyPiece {
+				// The comma stays: what follows may take it back.
+				if _, err := c.w.Write(o.b[:len(o.b)-1]); err != nil {
+					return nil // nobody is listening
+				}
+				o.b = append(o.b[:0], ',')
+			}
 		}
 		o.closeList()
 	}
 	o.some("next_page_token", next)
 	o.close()
-	return c.reply(&o)
+	_, _ = c.w.Write(o.bytes())
+	return nil
 }
 
 // maxSampled bounds the points of a run in one chart.

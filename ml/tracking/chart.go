@@ -1,9 +1,81 @@
 package tracking
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 )
+
+// Sampled returns at most limit points of a metric between two steps
+// (inclusive; nil = all), evenly chosen, by step. The last point is always
+// among them.
+func (s *Service) Sampled(ctx context.Context, workspace, run, key string, from, to *int64, limit int) ([]Point, error) {
+	if from == nil && to == nil {
+		k := sampler{limit: limit}
+		err := s.store.Points(ctx, workspace, run, key, k.begin, k.add)
+		return k.kept, err
+	}
+	var points []Point
+	err := s.store.Points(ctx, workspace, run, key, func(int) {}, func(piece []Point) {
+		if from != nil {
+			lo, _ := slices.BinarySearchFunc(piece, *from, func(p Point, step int64) int { return cmp.Compare(p.Step, step) })
+			piece = piece[lo:]
+		}
+		if to != nil {
+			hi, _ := slices.BinarySearchFunc(piece, *to, func(p Point, step int64) int {
+				if p.Step <= step {
+					return -1
+				}
+				return 1
+			})
+			piece = piece[:hi]
+		}
+		points = append(points, piece...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	k := sampler{limit: limit}
+	k.begin(len(points))
+	k.add(points)
+	return k.kept, nil
+}
+
+// sampler keeps the first point of each of some buckets, and in place of the
+// last bucket's first the last of all. The first buckets are one longer when
+// the points do not divide evenly.
+type sampler struct {
+	limit int // buckets
+	kept  []Point
+
+	count, seen  int
+	size, longer int
+	next         int // index of the next to keep
+}
+
+func (k *sampler) begin(n int) {
+	k.count = n
+	k.kept = make([]Point, 0, min(n, k.limit))
+	k.size, k.longer = n/k.limit, n%k.limit
+}
+
+func (k *sampler) add(piece []Point) {
+	if k.count <= k.limit {
+		k.kept = append(k.kept, piece...)
+		return
+	}
+	for len(k.kept) < k.limit && k.next < k.seen+len(piece) {
+		k.kept = append(k.kept, piece[k.next-k.seen])
+		k.next += k.size
+		if len(k.kept) <= k.longer {
+			k.next++
+		}
+	}
+	if k.seen += len(piece); k.seen == k.count && len(piece) > 0 {
+		k.kept[k.limit-1] = piece[len(piece)-1]
+	}
+}
 
 // Chart is one metric of a run as a chart shows it.
 type Chart struct {
@@ -19,55 +91,87 @@ type Chart struct {
 func (s *Service) Charts(ctx context.Context, workspace, run string, keys []string, buckets int) ([]Chart, error) {
 	charts := make([]Chart, 0, len(keys))
 	for _, key := range keys {
-		points, err := s.store.Series(ctx, workspace, run, key)
-		if err != nil {
+		k := thinner{buckets: buckets}
+		if err := s.store.Points(ctx, workspace, run, key, k.begin, k.add); err != nil {
 			return nil, err
 		}
-		charts = append(charts, Chart{Key: key, Count: len(points), Points: Thin(points, buckets)})
+		charts = append(charts, Chart{Key: key, Count: k.count, Points: k.kept})
 	}
 	return charts, nil
 }
 
-// Thin keeps of points, which are in order, the lowest and the highest of each
-// of n buckets, and the first and the last of all. NaN is neither low nor high;
-// a bucket that has nothing else keeps one.
-func Thin(points []Point, n int) []Point {
-	if n < 1 || len(points) <= 2*n+2 {
-		return points
+// thinner keeps the lowest and the highest point of each of some buckets, and
+// the first and the last of all. NaN is neither low nor high; a bucket that has
+// nothing else keeps one.
+type thinner struct {
+	buckets int
+	kept    []Point
+
+	count, seen  int
+	size, longer int
+	bucket       int // the one that is open
+	end          int // index after its last
+	low, high    placed
+	last         int // index of the last point that is kept, -1 = none
+}
+
+// placed is a point and its index.
+type placed struct {
+	Point
+	at int
+}
+
+func (k *thinner) begin(n int) {
+	k.count, k.last = n, -1
+	k.kept = make([]Point, 0, min(n, 2*k.buckets+2))
+	k.size, k.longer = n/k.buckets, n%k.buckets
+	k.end = k.size
+	if k.longer > 0 {
+		k.end++
 	}
-	kept := make([]Point, 0, 2*n+2)
-	add := func(i int) { kept = append(kept, points[i]) }
-	size, longer := len(points)/n, len(points)%n
-	last := -1 // the highest index that is kept
-	for from, b := 0, 0; b < n; b++ {
-		to := from + size
-		if b < longer {
-			to++
-		}
-		low, high := from, from
-		for i := from; i < to; i++ {
-			v := points[i].Value
-			if math.IsNaN(points[low].Value) || v < points[low].Value {
-				low = i
-			}
-			if math.IsNaN(points[high].Value) || v > points[high].Value {
-				high = i
-			}
-		}
-		if b == 0 {
-			add(0)
-			last = 0
-		}
-		for _, i := range []int{min(low, high), max(low, high)} {
-			if i > last {
-				add(i)
-				last = i
-			}
-		}
-		from = to
+	k.low.at, k.high.at = -1, -1
+}
+
+func (k *thinner) keep(p placed) {
+	if p.at > k.last {
+		k.kept = append(k.kept, p.Point)
+		k.last = p.at
 	}
-	if last < len(points)-1 {
-		add(len(points) - 1)
+}
+
+func (k *thinner) add(piece []Point) {
+	if k.count <= 2*k.buckets+2 {
+		k.kept = append(k.kept, piece...)
+		return
 	}
-	return kept
+	for i, p := range piece {
+		at := k.seen + i
+		if at == 0 {
+			k.keep(placed{p, 0})
+		}
+		if k.low.at < 0 || p.Value < k.low.Value || math.IsNaN(k.low.Value) {
+			k.low = placed{p, at}
+		}
+		if k.high.at < 0 || p.Value > k.high.Value || math.IsNaN(k.high.Value) {
+			k.high = placed{p, at}
+		}
+		if at+1 == k.end {
+			first, second := k.low, k.high
+			if first.at > second.at {
+				first, second = second, first
+			}
+			k.keep(first)
+			k.keep(second)
+			k.bucket++
+			k.end += k.size
+			if k.bucket < k.longer {
+				k.end++
+			}
+			k.low.at, k.high.at = -1, -1
+		}
+		if at+1 == k.count {
+			k.keep(placed{p, at})
+		}
+	}
+	k.seen += len(piece)
 }

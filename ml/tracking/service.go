@@ -725,49 +725,6 @@ func (s *Service) History(ctx context.Context, workspace, run, key string, limit
 	return points, next, nil
 }
 
-// Sampled returns at most limit points of a metric between two steps
-// (inclusive; nil = all), evenly chosen, by step. The last point is always
-// among them.
-func (s *Service) Sampled(ctx context.Context, workspace, run, key string, from, to *int64, limit int) ([]Point, error) {
-	points, err := s.store.Series(ctx, workspace, run, key)
-	if err != nil {
-		return nil, err
-	}
-	if from != nil {
-		lo, _ := slices.BinarySearchFunc(points, *from, func(p Point, step int64) int { return cmp.Compare(p.Step, step) })
-		points = points[lo:]
-	}
-	if to != nil {
-		hi := len(points)
-		for hi > 0 && points[hi-1].Step > *to {
-			hi--
-		}
-		points = points[:hi]
-	}
-	return sample(points, limit), nil
-}
-
-// sample keeps the first point of each of n buckets; the first len%n buckets
-// are one longer than the others.
-func sample(points []Point, n int) []Point {
-	if len(points) <= n {
-		return points
-	}
-	kept := make([]Point, 0, n)
-	size, longer := len(points)/n, len(points)%n
-	for at, i := 0, 0; i < n; i++ {
-		kept = append(kept, points[at])
-		at += size
-		if i < longer {
-			at++
-		}
-	}
-	if kept[n-1] != points[len(points)-1] {
-		kept[n-1] = points[len(points)-1]
-	}
-	return kept
-}
-
 // ExperimentSearch is one page of a search of experiments.
 type ExperimentSearch struct {
 	Filter string

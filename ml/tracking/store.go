@@ -53,6 +53,11 @@ type Store interface {
 	// time and value. A metric or run that is not there has none.
 	Series(ctx context.Context, workspace, id, key string) ([]Point, error)
 
+	// Points is Series for points that need not be held: begin is told how many
+	// there are, then visit is called with some at a time, in order. They are
+	// valid only until it returns.
+	Points(ctx context.Context, workspace, id, key string, begin func(n int), visit func([]Point)) error
+
 	// EnsureExperiment returns the id of the experiment of that name, which it
 	// makes if it is not there. A deleted one is a fault.
 	EnsureExperiment(ctx context.Context, workspace, name string) (string, error)
