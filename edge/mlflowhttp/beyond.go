@@ -194,33 +194,28 @@ func (s *Server) chart(c *call) error {
 	case buckets < 1 || buckets > maxBuckets:
 		return invalid("buckets must be between 1 and %d.", maxBuckets)
 	}
+	charts, err := s.Tracking.Charts(c.ctx(), c.workspace, runs, keys, int(buckets))
+	if err != nil {
+		return err
+	}
 	var o out
 	o.open()
 	o.list("series")
-	for _, run := range runs {
-		charts, err := s.Tracking.Charts(c.ctx(), c.workspace, run, keys, int(buckets))
-		if err != nil {
-			return err
-		}
-		for _, ch := range charts {
-			if ch.Count == 0 {
-				continue
-			}
-			o.open()
-			o.text("run_id", run)
-			o.text("key", ch.Key)
-			o.integer("count", int64(ch.Count))
-			o.list("points")
-			for _, p := range ch.Points {
-				o.list("")
-				o.integer("", p.Step)
-				o.integer("", p.Time)
-				o.number("", p.Value)
-				o.closeList()
-			}
+	for _, ch := range charts {
+		o.open()
+		o.text("run_id", ch.Run)
+		o.text("key", ch.Key)
+		o.integer("count", int64(ch.Count))
+		o.list("points")
+		for _, p := range ch.Points {
+			o.list("")
+			o.integer("", p.Step)
+			o.integer("", p.Time)
+			o.number("", p.Value)
 			o.closeList()
-			o.close()
 		}
+		o.closeList()
+		o.close()
 	}
 	o.closeList()
 	o.close()

@@ -538,13 +538,13 @@ func (s *Server) historyInterval(c *call) error {
 	o.open()
 	o.list("metrics")
 	empty := true
-	for _, run := range runs {
-		points, err := s.Tracking.Sampled(c.ctx(), c.workspace, run, key, from, to, int(limit))
-		if err != nil {
-			return err
-		}
+	all, err := s.Tracking.Samples(c.ctx(), c.workspace, runs, key, from, to, int(limit))
+	if err != nil {
+		return err
+	}
+	for i, points := range all {
 		for _, p := range points {
-			o.point(key, run, p)
+			o.point(key, runs[i], p)
 			empty = false
 		}
 	}

@@ -4,8 +4,34 @@ import (
 	"cmp"
 	"context"
 	"math"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 )
+
+// atOnce is how many series of one request are read at the same time.
+var atOnce = min(4, runtime.GOMAXPROCS(0))
+
+// each does n pieces of work, a few at a time.
+func each(n int, work func(i int) error) error {
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i := range n {
+		g.Go(func() error { return work(i) })
+	}
+	return g.Wait()
+}
+
+// Samples is Sampled for several runs, in their order.
+func (s *Service) Samples(ctx context.Context, workspace string, runs []string, key string, from, to *int64, limit int) ([][]Point, error) {
+	all := make([][]Point, len(runs))
+	err := each(len(runs), func(i int) (err error) {
+		all[i], err = s.Sampled(ctx, workspace, runs[i], key, from, to, limit)
+		return err
+	})
+	return all, err
+}
 
 // Sampled returns at most limit points of a metric between two steps
 // (inclusive; nil = all), evenly chosen, by step. The last point is always
@@ -79,25 +105,29 @@ func (k *sampler) add(piece []Point) {
 
 // Chart is one metric of a run as a chart shows it.
 type Chart struct {
+	Run    string
 	Key    string
 	Count  int // points that the metric has
 	Points []Point
 }
 
-// Charts returns metrics of a run, thinned to some buckets each: of every
+// Charts returns each metric of each run, thinned to some buckets each: of every
 // bucket of points that follow each other, the lowest and the highest stay, and
 // of all the first and the last, so that no peak is lost. There are at most
-// twice as many points as buckets, and two. A metric that is not there has none.
-func (s *Service) Charts(ctx context.Context, workspace, run string, keys []string, buckets int) ([]Chart, error) {
-	charts := make([]Chart, 0, len(keys))
-	for _, key := range keys {
+// twice as many points as buckets, and two. A metric that is not there is left
+// out.
+func (s *Service) Charts(ctx context.Context, workspace string, runs, keys []string, buckets int) ([]Chart, error) {
+	all := make([]Chart, len(runs)*len(keys))
+	err := each(len(all), func(i int) error {
 		k := thinner{buckets: buckets}
+		run, key := runs[i/len(keys)], keys[i%len(keys)]
 		if err := s.store.Points(ctx, workspace, run, key, k.begin, k.add); err != nil {
-			return nil, err
+			return err
 		}
-		charts = append(charts, Chart{Key: key, Count: k.count, Points: k.kept})
-	}
-	return charts, nil
+		all[i] = Chart{Run: run, Key: key, Count: k.count, Points: k.kept}
+		return nil
+	})
+	return slices.DeleteFunc(all, func(c Chart) bool { return c.Count == 0 }), err
 }
 
 // thinner keeps the lowest and the highest point of each of some buckets, and
