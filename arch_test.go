@@ -72,19 +72,21 @@ var rules = []rule{
 // readable one after the other. Packages of one step leave each other alone.
 var steps = [][]string{
 	{"ml", "ml/blob", "ml/asset", "ml/tracking"},
-	{"ml/data", "ml/environment", "ml/component", "ml/model", "ml/compute", "ml/registry", "ml/trace", "ml/evaluation", "ml/connection"},
+	{"ml/data", "ml/environment", "ml/component", "ml/model", "ml/compute", "ml/registry", "ml/trace", "ml/evaluation", "ml/connection", "ml/webhook"},
 	{"ml/workspace", "ml/job", "ml/endpoint", "ml/share", "ml/trash"},
 	{"ml/sweep", "ml/pipeline", "ml/dispatch", "ml/schedule", "ml/monitor", "ml/drift"},
 	{"ml/cost", "ml/advisor"},
 }
 
 // Within a step, these arrows are wanted: everything in ml may use what ml
-// itself says of names and references, an asset's bytes are blobs, and a model
-// or a data asset is told by its paths on a datastore.
+// itself says of names and references, an asset's bytes are blobs, a model or a
+// data asset is told by its paths on a datastore, and what happens in the
+// registry is told to webhooks.
 var within = map[string][]string{
-	"ml":       {"ml/blob"},
-	"ml/asset": {"ml", "ml/blob"},
-	"ml/model": {"ml/data"},
+	"ml":          {"ml/blob"},
+	"ml/asset":    {"ml", "ml/blob"},
+	"ml/model":    {"ml/data"},
+	"ml/registry": {"ml/webhook"},
 }
 
 // pkg is what `go list` tells about a package.

@@ -46,6 +46,10 @@ type Type struct {
 	// may be done already.
 	Async bool
 
+	// Own are the members of properties that the server alone writes. Those that
+	// a client sends are passed over, and those that are stored stay.
+	Own []string
+
 	// Admit checks a change and fills in defaults. It reads; it never writes:
 	// what must be stored together with the resource it adds to the change.
 	Admit func(ctx context.Context, c *Change) error

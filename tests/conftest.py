@@ -156,9 +156,11 @@ def rest():
 class Server:
     """A server of a test's own, that may be killed and started again."""
 
-    def __init__(self, data, slots=4):
+    def __init__(self, data, slots=4, flags=(), environ=None):
         self.data = pathlib.Path(data)
         self.slots = slots
+        self.flags = flags
+        self.started_in = environ
         with socket.socket() as s:
             s.bind(("localhost", 0))
             self.port = s.getsockname()[1]
@@ -169,8 +171,8 @@ class Server:
         said = self.data.parent / "up.txt"
         with said.open("ab") as out:
             self.process = subprocess.Popen(
-                ["lapis", "up", "--data", self.data, "--listen", f"localhost:{self.port}", "--slots", str(self.slots)],
-                stdout=out, stderr=out, start_new_session=True,
+                ["lapis", "up", "--data", self.data, "--listen", f"localhost:{self.port}", "--slots", str(self.slots), *self.flags],
+                env=self.started_in, stdout=out, stderr=out, start_new_session=True,
             )
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:

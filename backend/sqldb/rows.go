@@ -8,6 +8,7 @@ import (
 
 	"lapis/fault"
 	"lapis/ml/tracking"
+	"lapis/ml/webhook"
 	"lapis/resource"
 )
 
@@ -23,6 +24,8 @@ func (db *DB) putRow(tx *Tx, row any) error {
 		return editRun(tx, row)
 	case tracking.RunGone:
 		return removeRun(tx, row)
+	case webhook.Delivery:
+		return putDelivery(tx, row)
 	default:
 		return fmt.Errorf("a batch holds a row of the type %T, for which there is no table", row)
 	}

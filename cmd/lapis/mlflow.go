@@ -24,15 +24,17 @@ import (
 
 // newMLflow serves MLflow's protocol for the first workspace at the root, and
 // for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
-func (v *server) newMLflow(db *sqldb.DB, resources resource.Store, runs tracking.Store, blobs blob.Store, bin *trash.Trash, links links) *mlflowhttp.Server {
+func (v *server) newMLflow(db *sqldb.DB, resources *sqldb.Resources, runs tracking.Store, blobs blob.Store, bin *trash.Trash, links links) *mlflowhttp.Server {
 	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
 	sites := &sites{store: resources, byID: map[string]knownSite{}}
 	service := tracking.New(runs)
+	hooks := v.newWebhooks(db, resources)
 	return mlflowhttp.New(mlflowhttp.Config{
 		Tracking:   service,
-		Registry:   registry.New(v.manager, service),
+		Registry:   registry.New(v.manager, service, hooks),
 		Traces:     trace.New(sqldb.NewTraces(db), service),
 		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service),
+		Webhooks:   hooks,
 		Resources:  resources,
 		Blobs:      blobs,
 		Trash:      bin,

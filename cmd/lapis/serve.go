@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"lapis/backend/courier"
 	"lapis/backend/disk"
 	"lapis/backend/sqldb"
 	"lapis/edge"
@@ -30,6 +31,7 @@ import (
 	"lapis/ml/model"
 	"lapis/ml/share"
 	"lapis/ml/trash"
+	"lapis/ml/webhook"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -62,6 +64,7 @@ type server struct {
 
 	dispatcher *dispatch.Dispatcher
 	shared     *share.Service
+	courier    *courier.Courier
 	bundle     string // file with the authorities that jobs trust
 
 	// openJobs counts the jobs that have not ended.
@@ -157,6 +160,11 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.openJobs = func(ctx context.Context) (int, error) { return v.dispatcher.Open(ctx, "") }
 	v.jobState = func(workspace, name string) (time.Time, error) { return jobEnded(resources, runs, workspace, name) }
 
+	// What reaches out.
+	if v.courier, err = newCourier(s, v.bundle); err != nil {
+		return nil, err
+	}
+
 	// The nouns.
 	sas := identity.NewSAS(v.keys.sas)
 	links := links{sas}
@@ -170,6 +178,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		workspace.Type(blobs, v.dispatcher.Open, share.InWorkspace),
 		data.Datastores(resources, blobs, links, v.keys.sealer, now),
 		connection.Connections(resources, v.keys.sealer),
+		webhook.Webhooks(v.keys.sealer, v.courier),
 		jobs.Type(),
 	}
 	types = append(types, compute.Types(resources)...)

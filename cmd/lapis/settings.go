@@ -17,6 +17,8 @@ type settings struct {
 	// TrashDays is how many days deleted runs and experiments can be restored;
 	// 0: until somebody removes them.
 	TrashDays int
+
+	PrivateWebhooks bool // webhooks may reach private and loopback addresses
 }
 
 func defaultSettings() settings {

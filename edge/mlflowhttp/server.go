@@ -22,6 +22,7 @@ import (
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
 	"lapis/ml/trash"
+	"lapis/ml/webhook"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -41,6 +42,7 @@ type Config struct {
 	Registry   *registry.Registry
 	Traces     *trace.Service
 	Evaluation *evaluation.Service
+	Webhooks   *webhook.Service
 	Resources  resource.Store
 	Blobs      blob.Store
 
@@ -136,6 +138,7 @@ func New(config Config) *Server {
 	s.evaluationRoutes()
 	s.importRoutes()
 	s.beyondRoutes()
+	s.webhookRoutes()
 	return s
 }
 
@@ -291,7 +294,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 var notOffered = []string{
 	"3.0/mlflow/gateway/", "2.0/mlflow/gateway/", "3.0/mlflow/mcp-servers", "3.0/mlflow/review-queues",
 	"3.0/mlflow/label-schemas", "3.0/mlflow/prompt-optimization/", "3.0/mlflow/traces/", "2.0/mlflow/traces",
-	"3.0/mlflow/scorers/", "3.0/mlflow/issues", "2.0/mlflow/webhooks", "3.0/mlflow/workspaces",
+	"3.0/mlflow/scorers/", "3.0/mlflow/issues", "3.0/mlflow/workspaces",
 	"3.0/jobs",
 }
 

@@ -2,6 +2,7 @@ package mlflowhttp_test
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"lapis/backend/courier"
 	"lapis/backend/disk"
 	"lapis/backend/sqldb"
 	"lapis/edge/blobhttp"
@@ -22,12 +24,14 @@ import (
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
 	"lapis/ml/trash"
+	"lapis/ml/webhook"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
 	"lapis/resource/rbac"
 	"lapis/resource/scope"
+	"lapis/resource/secret"
 )
 
 const (
@@ -44,10 +48,20 @@ func serve(t testing.TB) (url string, runs *sqldb.Tracking) {
 	return url, runs
 }
 
-// serveSite is serve that tells the workspace's GUID too.
-func serveSite(t testing.TB) (address string, runs *sqldb.Tracking, guid string) {
+// serveSite is serve that tells the workspace's GUID too. The authorities are
+// those that the receivers of webhooks have their certificates from.
+func serveSite(t testing.TB, authorities ...*x509.Certificate) (address string, runs *sqldb.Tracking, guid string) {
 	t.Helper()
 	dir := t.TempDir()
+	roots := x509.NewCertPool()
+	for _, a := range authorities {
+		roots.AddCert(a)
+	}
+	post := courier.New(courier.Config{Private: true, Roots: roots})
+	sealer, err := secret.NewSealer(secret.NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
 	db, err := sqldb.Open(filepath.Join(dir, "lapis.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,14 +83,17 @@ func serveSite(t testing.TB) (address string, runs *sqldb.Tracking, guid string)
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(),
 		workspace.Type(blobs, func(context.Context, string) (int, error) { return 0, nil })}
 	types = append(types, model.Models(resources, blobs).Types(resources)...)
+	types = append(types, webhook.Webhooks(sealer, post))
 	m := manager.New(resource.NewTypes(types...), resources, rbac.Checker{}, nil, log)
 	ctx, cancel := context.WithCancel(context.Background())
-	loops := make(chan error, 2)
+	hooks := webhook.New(webhook.Config{Manager: m, Store: resources, Outbox: sqldb.NewOutbox(db), Sealer: sealer, Courier: post})
+	loops := make(chan error, 3)
+	go func() { loops <- hooks.Run(ctx) }()
 	go func() { loops <- runs.Fold(ctx) }()
 	go func() { loops <- m.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		for range 2 {
+		for range 3 {
 			if err := <-loops; err != nil {
 				t.Error(err)
 			}
@@ -104,8 +121,8 @@ func serveSite(t testing.TB) (address string, runs *sqldb.Tracking, guid string)
 	mux := http.NewServeMux()
 	mux.Handle("/blob/", blobhttp.New(blobs, sas, blobhttp.Config{Log: log}))
 	mux.Handle("/", mlflowhttp.New(mlflowhttp.Config{
-		Tracking: service, Registry: registry.New(m, service), Traces: trace.New(sqldb.NewTraces(db), service),
-		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Resources: resources, Blobs: blobs,
+		Tracking: service, Registry: registry.New(m, service, hooks), Traces: trace.New(sqldb.NewTraces(db), service),
+		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Webhooks: hooks, Resources: resources, Blobs: blobs,
 		Trash:   &trash.Trash{Runs: runs, Blobs: blobs, Resources: resources, Keep: time.Hour, Log: log, Now: time.Now},
 		Resolve: func(r *http.Request) (ml.Site, string, error) { return site, r.URL.Path, nil },
 		Authenticate: func(next http.Handler, _ func(http.ResponseWriter, *http.Request, error)) http.Handler {

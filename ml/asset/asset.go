@@ -28,9 +28,9 @@ type Kind struct {
 	Fixed []string
 	Moved func(id resource.ID, property string) error
 
-	// Kept are properties that a PUT without them leaves as they are: a client
-	// that does not know them must not take them away.
-	Kept []string
+	// Own are the properties of containers and versions that the server alone
+	// writes.
+	Own []string
 
 	// Names and Versions refuse a name; nil is the common rule.
 	Names, Versions func(string) error
@@ -62,11 +62,11 @@ func (k Kind) Version() string { return k.Container() + "/versions" }
 // Types makes the two resource types of the kind.
 func (k Kind) Types(store resource.Store) []*resource.Type {
 	container := &resource.Type{
-		Name: k.Container(), Title: k.Title, Implied: true, Check: or(k.Names, k.checkName),
+		Name: k.Container(), Title: k.Title, Implied: true, Own: k.Own, Check: or(k.Names, k.checkName),
 		Admit: func(_ context.Context, c *resource.Change) error { return k.admitContainer(c) },
 	}
 	version := &resource.Type{
-		Name: k.Version(), Title: k.Title + " version", Async: k.Async, Check: or(k.Versions, k.checkVersion),
+		Name: k.Version(), Title: k.Title + " version", Async: k.Async, Own: k.Own, Check: or(k.Versions, k.checkVersion),
 		Admit:   func(ctx context.Context, c *resource.Change) error { return k.admit(ctx, store, c) },
 		View:    k.View,
 		Actions: k.Actions,
@@ -128,9 +128,6 @@ func (k Kind) admitContainer(c *resource.Change) error {
 	if err != nil {
 		return err
 	}
-	if err := k.keep(c, p); err != nil {
-		return err
-	}
 	if err := flags(p, c.New); err != nil {
 		return err
 	}
@@ -141,23 +138,6 @@ func (k Kind) admitContainer(c *resource.Change) error {
 	c.New.Properties = p.Raw()
 	if len(c.New.Status) == 0 {
 		c.New.Status, _ = json.Marshal(counts{NextVersion: "1"})
-	}
-	return nil
-}
-
-// keep takes over what the kind keeps.
-func (k Kind) keep(c *resource.Change, p resource.Document) error {
-	if c.Old == nil || len(k.Kept) == 0 {
-		return nil
-	}
-	old, err := resource.ParseDocument(c.Old.Properties)
-	if err != nil {
-		return err
-	}
-	for _, name := range k.Kept {
-		if raw, ok := old[name]; ok && p[name] == nil {
-			p[name] = raw
-		}
 	}
 	return nil
 }
@@ -201,9 +181,6 @@ func scalars(m map[string]any) bool {
 func (k Kind) admit(ctx context.Context, store resource.Store, c *resource.Change) error {
 	p, err := resource.ParseDocument(c.New.Properties)
 	if err != nil {
-		return err
-	}
-	if err := k.keep(c, p); err != nil {
 		return err
 	}
 	if err := flags(p, c.New); err != nil {

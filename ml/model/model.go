@@ -29,10 +29,14 @@ var modelName = pattern.New(`^[^/:\\?#%\x00-\x1f]{1,255}$`)
 // jobOutput is the address of what a job made.
 var jobOutput = pattern.New(`^azureml://jobs/([^/]+)/outputs/`)
 
+// Registered is the member of a model that MLflow's registry alone writes: what
+// only MLflow knows.
+const Registered = "mlflow"
+
 // Models is the kind of models.
 func Models(store resource.Store, blobs blob.Store) asset.Kind {
 	return asset.Kind{
-		Segment: "models", Title: "model", Fixed: []string{"modelUri", "modelType"}, Kept: []string{"mlflow"},
+		Segment: "models", Title: "model", Fixed: []string{"modelUri", "modelType"}, Own: []string{Registered},
 		Names: func(name string) error {
 			if !modelName.MatchString(name) || strings.TrimSpace(name) == "" {
 				return fault.Invalid("%q is no name for a model: 1 to 255 characters without '/', ':', '\\', '?', '#' and '%%'", name).With("ValidationError").At("name")
@@ -67,7 +71,7 @@ func admit(ctx context.Context, store resource.Store, blobs blob.Store, c *resou
 	}
 	// MLflow's registry checks the source by its own rules and takes what is
 	// not here, too: prompts, which are text, and addresses elsewhere.
-	_, registered := p["mlflow"]
+	_, registered := p[Registered]
 	at, err := data.Locate(ctx, store, c.New.ID, uri)
 	if registered && fault.Find(err) != nil {
 		p.Default("flavors", map[string]any{})

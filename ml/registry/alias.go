@@ -51,23 +51,25 @@ func (g *Registry) SetAlias(ctx context.Context, site ml.Site, name, alias, vers
 	if _, err := g.Version(ctx, site, name, version); err != nil {
 		return err
 	}
-	_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
+	_, err := g.changeModel(ctx, site, name, func(p resource.Document, m *only) (err error) {
 		m.quiet = true
 		if m.Aliases == nil {
 			m.Aliases = map[string]string{}
 		}
 		m.Aliases[alias] = version
-		return nil
+		m.rows, err = g.tell(ctx, site, tagsOf(p), "model_version_alias", "prompt_alias", "created", aliasChange{name, alias, version})
+		return err
 	})
 	return err
 }
 
 // DeleteAlias removes an alias; one that is not there is no error.
 func (g *Registry) DeleteAlias(ctx context.Context, site ml.Site, name, alias string) error {
-	_, err := g.changeModel(ctx, site, name, func(_ resource.Document, m *only) error {
+	_, err := g.changeModel(ctx, site, name, func(p resource.Document, m *only) (err error) {
 		m.quiet = true
 		delete(m.Aliases, alias)
-		return nil
+		m.rows, err = g.tell(ctx, site, tagsOf(p), "model_version_alias", "prompt_alias", "deleted", aliasChange{Name: name, Alias: alias})
+		return err
 	})
 	return err
 }

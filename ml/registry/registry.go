@@ -6,6 +6,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/tracking"
+	"lapis/ml/webhook"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -30,12 +32,14 @@ const (
 type Registry struct {
 	manager *manager.Manager
 	runs    *tracking.Service
+	hooks   *webhook.Service
 }
 
 // New returns the registry. Writes go the manager's road, as the principal
-// that the context carries.
-func New(m *manager.Manager, runs *tracking.Service) *Registry {
-	return &Registry{manager: m, runs: runs}
+// that the context carries; what they do is told to webhooks, unless those are
+// nil.
+func New(m *manager.Manager, runs *tracking.Service, hooks *webhook.Service) *Registry {
+	return &Registry{manager: m, runs: runs, hooks: hooks}
 }
 
 // Model is a registered model.
@@ -92,7 +96,8 @@ type only struct {
 	Model   string            `json:"modelId,omitempty"`
 	User    string            `json:"user,omitempty"`
 
-	quiet bool // the change is of tags or aliases, which MLflow does not count as an update
+	quiet bool  // the change is of tags or aliases, which MLflow does not count as an update
+	rows  []any // what is stored with the change: deliveries to webhooks
 }
 
 // created is when the asset was made, in Unix ms: in the registry that it came
@@ -206,8 +211,11 @@ func (g *Registry) Model(ctx context.Context, site ml.Site, name string) (Model,
 func (g *Registry) put(ctx context.Context, p resource.Document, req manager.Request) (resource.Resource, error) {
 	body := resource.Document{}
 	body.Set("properties", p)
-	req.Caller, req.Body = identity.Of(ctx), body.Raw()
+	req.Caller, req.Body, req.Own = identity.Of(ctx), body.Raw(), true
 	reply, err := g.manager.Put(ctx, req)
+	if len(req.Rows) > 0 && err == nil {
+		g.hooks.Wake()
+	}
 	return reply.Resource, err
 }
 
@@ -239,7 +247,7 @@ func (g *Registry) change(ctx context.Context, id resource.ID, gone error, alter
 			m.Updated = time.Now().UnixMilli()
 		}
 		p.Set("mlflow", m)
-		r, err = g.put(ctx, p, manager.Request{ID: id, IfMatch: r.Etag, Quiet: m.quiet})
+		r, err = g.put(ctx, p, manager.Request{ID: id, IfMatch: r.Etag, Quiet: m.quiet, Rows: m.rows})
 		if fault.Is(err, fault.PreconditionFailed) && try < 16 {
 			continue
 		}
@@ -272,7 +280,11 @@ func (g *Registry) CreateModel(ctx context.Context, site ml.Site, name, descript
 	if description != "" {
 		p.Set("description", description)
 	}
-	r, err := g.put(ctx, p, manager.Request{ID: id, IfNoneMatch: "*"})
+	rows, err := g.tell(ctx, site, asMap(tags), "registered_model", "prompt", "created", modelMade{name, shownTags(asMap(tags)), description})
+	if err != nil {
+		return Model{}, err
+	}
+	r, err := g.put(ctx, p, manager.Request{ID: id, IfNoneMatch: "*", Rows: rows})
 	if fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict) {
 		return Model{}, fault.Invalid("Registered Model (name=%s) already exists.", name).With("RESOURCE_ALREADY_EXISTS").From(err)
 	}
@@ -326,7 +338,9 @@ func (g *Registry) SetModelTag(ctx context.Context, site ml.Site, name string, t
 	if err := checkTag(t); err != nil {
 		return err
 	}
-	_, err := g.changeModel(ctx, site, name, setTag(t))
+	_, err := g.changeModel(ctx, site, name, func(p resource.Document, m *only) error {
+		return errors.Join(setTag(t)(p, m), g.tellTag(ctx, site, p, m, "set", tagChange{Name: name, Key: t.Key, Value: &t.Value}))
+	})
 	return err
 }
 
@@ -353,7 +367,9 @@ func deleteTag(key string) func(p resource.Document, _ *only) error {
 // DeleteModelTag removes a tag of a registered model; one that is not there is
 // no error.
 func (g *Registry) DeleteModelTag(ctx context.Context, site ml.Site, name, key string) error {
-	_, err := g.changeModel(ctx, site, name, deleteTag(key))
+	_, err := g.changeModel(ctx, site, name, func(p resource.Document, m *only) error {
+		return errors.Join(deleteTag(key)(p, m), g.tellTag(ctx, site, p, m, "deleted", tagChange{Name: name, Key: key}))
+	})
 	return err
 }
 
@@ -567,7 +583,11 @@ func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion
 		} else {
 			p.Set("modelType", "custom_model")
 		}
-		r, err := g.put(ctx, p, manager.Request{ID: id.Child("versions", number), IfNoneMatch: "*"})
+		rows, err := g.tellVersion(ctx, site, number, n)
+		if err != nil {
+			return Version{}, err
+		}
+		r, err := g.put(ctx, p, manager.Request{ID: id.Child("versions", number), IfNoneMatch: "*", Rows: rows})
 		if (fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict)) && try < 16 {
 			continue // another client took the number
 		}
@@ -631,13 +651,17 @@ func (g *Registry) SetVersionTag(ctx context.Context, site ml.Site, name, number
 	if err := checkTag(t); err != nil {
 		return err
 	}
-	_, err := g.changeVersion(ctx, site, name, number, setTag(t))
+	_, err := g.changeVersion(ctx, site, name, number, func(p resource.Document, m *only) error {
+		return errors.Join(setTag(t)(p, m), g.tellVersionTag(ctx, site, m, "set", tagChange{Name: name, Version: number, Key: t.Key, Value: &t.Value}))
+	})
 	return err
 }
 
 // DeleteVersionTag removes a tag of a version; one that is not there is no error.
 func (g *Registry) DeleteVersionTag(ctx context.Context, site ml.Site, name, number, key string) error {
-	_, err := g.changeVersion(ctx, site, name, number, deleteTag(key))
+	_, err := g.changeVersion(ctx, site, name, number, func(p resource.Document, m *only) error {
+		return errors.Join(deleteTag(key)(p, m), g.tellVersionTag(ctx, site, m, "deleted", tagChange{Name: name, Version: number, Key: key}))
+	})
 	return err
 }
 

@@ -73,6 +73,10 @@ type Request struct {
 	// keeps the stamp of its last one.
 	Quiet bool
 
+	// Own is set for a write of the server's: it may change what its type calls
+	// its own.
+	Own bool
+
 	// Rows are stored in the same commit, if it comes to one: resource.Batch
 	// says what they are.
 	Rows []any
@@ -175,8 +179,7 @@ func (m *Manager) read(ctx context.Context, t *resource.Type, id resource.ID) (r
 	return m.store.Get(ctx, id)
 }
 
-// parent makes sure that what the resource lies in is there. Of several that
-// are not, the fault names the outermost.
+// parent makes sure that what the resource lies in is there.
 func (m *Manager) parent(ctx context.Context, id resource.ID) error {
 	for up := id.Parent(); !up.Zero(); up = up.Parent() {
 		t, err := m.types.Find(up.Type())
@@ -191,19 +194,11 @@ func (m *Manager) parent(ctx context.Context, id resource.ID) error {
 			return err
 		}
 		if r == nil {
-			return m.absent(ctx, t, up)
+			return missing(t, up)
 		}
 		return nil
 	}
 	return nil
-}
-
-// absent is the fault that a resource, or what it lies in, is not there.
-func (m *Manager) absent(ctx context.Context, t *resource.Type, id resource.ID) error {
-	if err := m.parent(ctx, id); err != nil {
-		return err
-	}
-	return missing(t, id)
 }
 
 // missing says in ARM's codes that a resource is not there.

@@ -27,7 +27,10 @@ func (m *Manager) Patch(ctx context.Context, req Request) (Reply, error) {
 			return Reply{}, err
 		}
 		if old == nil {
-			return Reply{}, m.absent(ctx, t, req.ID)
+			if err := m.parent(ctx, req.ID); err != nil {
+				return Reply{}, err
+			}
+			return Reply{}, missing(t, req.ID)
 		}
 		if err := condition(req, old); err != nil {
 			return Reply{}, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"strings"
 
 	"lapis/fault"
 	"lapis/resource"
@@ -35,6 +36,11 @@ func (m *Manager) put(ctx context.Context, req Request) (Reply, error) {
 
 // admit is the rest of the road, which PUT and PATCH share.
 func (m *Manager) admit(ctx context.Context, t *resource.Type, req Request, c *resource.Change) (Reply, error) {
+	if !req.Own {
+		if err := keepOwn(t, c); err != nil {
+			return Reply{}, err
+		}
+	}
 	if m.policies != nil {
 		if err := m.policies.Apply(ctx, c); err != nil {
 			return Reply{}, err
@@ -46,6 +52,32 @@ func (m *Manager) admit(ctx context.Context, t *resource.Type, req Request, c *r
 		}
 	}
 	return m.commit(ctx, t, req, c)
+}
+
+// keepOwn leaves what the server alone writes as it is stored.
+func keepOwn(t *resource.Type, c *resource.Change) error {
+	if len(t.Own) == 0 {
+		return nil
+	}
+	p, err := resource.ParseDocument(c.New.Properties)
+	if err != nil {
+		return err
+	}
+	old := resource.Document{}
+	if c.Old != nil {
+		if old, err = resource.ParseDocument(c.Old.Properties); err != nil {
+			return err
+		}
+	}
+	for _, name := range t.Own {
+		// Readers may match names without regard to case.
+		maps.DeleteFunc(p, func(given string, _ json.RawMessage) bool { return strings.EqualFold(given, name) })
+		if raw, ok := old[name]; ok {
+			p[name] = raw
+		}
+	}
+	c.New.Properties = p.Raw()
+	return nil
 }
 
 // envelope is what the body of a PUT may hold beside read-only members.
@@ -75,13 +107,13 @@ func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*r
 		if gone, err = m.gone(ctx, t, req.ID); err != nil {
 			return nil, err
 		}
-		if err := m.parent(ctx, req.ID); err != nil {
-			return nil, err
-		}
 		if t.Check != nil {
 			if err := t.Check(req.ID.Name()); err != nil {
 				return nil, err
 			}
+		}
+		if err := m.parent(ctx, req.ID); err != nil {
+			return nil, err
 		}
 	}
 	var e envelope

@@ -1,0 +1,100 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"lapis/ml/webhook"
+	"lapis/resource"
+)
+
+// Outbox is the webhook.Outbox of a database.
+type Outbox struct{ db *DB }
+
+var _ webhook.Outbox = (*Outbox)(nil)
+
+// NewOutbox returns the outbox of db.
+func NewOutbox(db *DB) *Outbox { return &Outbox{db} }
+
+// putDelivery stores a delivery with what happened, and drops the oldest of a
+// webhook that has too many.
+func putDelivery(tx *Tx, d webhook.Delivery) error {
+	if _, err := tx.Exec("INSERT INTO webhook_outbox (webhook, id, body, made, attempts, next) VALUES (?,?,?,?,?,?)",
+		d.Webhook.Key(), d.ID, d.Body, d.Made.UnixMilli(), d.Attempts, d.Next.UnixMilli()); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`DELETE FROM webhook_outbox WHERE webhook = ?1 AND (SELECT COUNT(*) FROM webhook_outbox WHERE webhook = ?1) > ?2
+		AND seq = (SELECT MIN(seq) FROM webhook_outbox WHERE webhook = ?1)`, d.Webhook.Key(), webhook.MaxWaiting)
+	return err
+}
+
+// Waiting implements webhook.Outbox.
+func (o *Outbox) Waiting(ctx context.Context, at time.Time) ([]resource.ID, error) {
+	rows, err := o.db.read.QueryContext(ctx, "SELECT DISTINCT webhook FROM webhook_outbox WHERE next <= ?", at.UnixMilli())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ids []resource.ID
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		id, err := resource.ParseID(text)
+		if err != nil {
+			return nil, fmt.Errorf("stored id: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// Due implements webhook.Outbox.
+func (o *Outbox) Due(ctx context.Context, id resource.ID, at time.Time, limit int) ([]webhook.Delivery, error) {
+	rows, err := o.db.read.QueryContext(ctx, "SELECT id, body, made, attempts, next FROM webhook_outbox WHERE webhook = ? AND next <= ? ORDER BY seq LIMIT ?",
+		id.Key(), at.UnixMilli(), limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var due []webhook.Delivery
+	for rows.Next() {
+		d := webhook.Delivery{Webhook: id}
+		var made, next int64
+		if err := rows.Scan(&d.ID, &d.Body, &made, &d.Attempts, &next); err != nil {
+			return nil, err
+		}
+		d.Made, d.Next = time.UnixMilli(made), time.UnixMilli(next)
+		due = append(due, d)
+	}
+	return due, rows.Err()
+}
+
+// Delay implements webhook.Outbox.
+func (o *Outbox) Delay(ctx context.Context, d webhook.Delivery) error {
+	return o.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.Exec("UPDATE webhook_outbox SET attempts = ?, next = ? WHERE webhook = ? AND id = ?", d.Attempts, d.Next.UnixMilli(), d.Webhook.Key(), d.ID)
+		return err
+	})
+}
+
+// Drop implements webhook.Outbox.
+func (o *Outbox) Drop(ctx context.Context, d webhook.Delivery) error {
+	return o.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.Exec("DELETE FROM webhook_outbox WHERE webhook = ? AND id = ?", d.Webhook.Key(), d.ID)
+		return err
+	})
+}
+
+// Next implements webhook.Outbox.
+func (o *Outbox) Next(ctx context.Context) (time.Time, error) {
+	var next sql.NullInt64
+	err := o.db.read.QueryRowContext(ctx, "SELECT MIN(next) FROM webhook_outbox").Scan(&next)
+	if err != nil || !next.Valid {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(next.Int64), nil
+}
