@@ -7,7 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
+	"github.com/klauspost/compress/zstd"
+
+	"lapis/fault"
 	"lapis/ml/trace"
 )
 
@@ -62,46 +66,166 @@ func (t *Traces) ChangeTrace(ctx context.Context, workspace, id string, change f
 	return info, err
 }
 
-// LogSpans implements trace.Store.
-func (t *Traces) LogSpans(ctx context.Context, workspace string, spans []trace.Span, change func(string, *trace.Info, []trace.Span) (*trace.Info, error)) error {
-	type part struct {
-		spans  []trace.Span
-		packed []byte
+// The parts of a trace, one for each request that brought spans, have the row
+// ids seq * 2^partBits and up: those of one trace stand together, and new ones
+// at the end of the table.
+const (
+	partBits = 20
+	maxParts = 1 << partBits
+)
+
+// rowsAtOnce is how many rows one statement of LogSpans inserts.
+const rowsAtOnce = 32
+
+// A statement that fails takes the whole write with it (its savepoint is rolled
+// back), so it need not keep a journal to undo itself: OR FAIL.
+var (
+	insertTrace  = `INSERT OR FAIL INTO traces (seq, workspace, id, experiment, start, doc) VALUES (?, ?, ?, ?, ?, ?)`
+	insertPart   = `INSERT OR FAIL INTO trace_parts (id, spans) VALUES (?, ?)`
+	insertTraces = insertTrace + strings.Repeat(`, (?, ?, ?, ?, ?, ?)`, rowsAtOnce-1)
+	insertParts  = insertPart + strings.Repeat(`, (?, ?)`, rowsAtOnce-1)
+)
+
+// spanPacker compresses spans: several requests at once, and quickly.
+var spanPacker, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true), zstd.WithWindowSize(128<<10))
+
+// part is what a request has of one trace.
+type part struct {
+	id     string
+	spans  []trace.Span
+	packed []byte
+	fresh  *trace.Info // the trace, if it is new
+	doc    string
+}
+
+// LogSpans implements trace.Store. All that can be done before the transaction
+// is: most traces are new.
+func (t *Traces) LogSpans(ctx context.Context, workspace string, spans []trace.Span,
+	change func(string, *trace.Info, []trace.Span, func() ([]trace.Span, error)) (*trace.Info, error)) error {
+	parts, ids, err := group(spans)
+	if err != nil {
+		return err
 	}
-	parts := map[string]*part{}
-	var order []string
-	for _, s := range spans {
-		p := parts[s.Trace]
-		if p == nil {
-			p = &part{}
-			parts[s.Trace] = p
-			order = append(order, s.Trace)
+	for i := range parts {
+		p := &parts[i]
+		if p.fresh, err = change(p.id, nil, p.spans, func() ([]trace.Span, error) { return nil, nil }); err != nil {
+			return err
 		}
-		p.spans = append(p.spans, s)
-	}
-	for _, p := range parts {
-		var lines []byte
-		for _, s := range p.spans {
-			lines = append(append(lines, s.JSON...), '\n')
+		if p.doc, err = encode(p.fresh); err != nil {
+			return err
 		}
-		p.packed = packer.EncodeAll(lines, nil)
 	}
 	return t.db.Write(ctx, func(tx *Tx) error {
-		for _, id := range order {
-			p := parts[id]
-			seq, info, err := changeTrace(tx, workspace, id, func(old *trace.Info) (*trace.Info, error) { return change(id, old, p.spans) })
-			if err != nil {
+		known := map[string]bool{}
+		rows, err := tx.Query(`SELECT id FROM traces WHERE workspace = ? AND id IN (SELECT value FROM json_each(?))`, workspace, ids)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var id string
+			if err := rows.Scan(&id); err != nil {
 				return err
 			}
-			if info == nil {
+			known[id] = true
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		var seq int64
+		if err := tx.QueryRow(`SELECT coalesce(max(seq), 0) FROM traces`).Scan(&seq); err != nil {
+			return err
+		}
+		traces := make([]any, 0, 6*rowsAtOnce)
+		packed := make([]any, 0, 2*rowsAtOnce)
+		flush := func() error {
+			if len(packed) == 2*rowsAtOnce {
+				if _, err := tx.Exec(insertTraces, traces...); err != nil {
+					return err
+				}
+				_, err := tx.Exec(insertParts, packed...)
+				traces, packed = traces[:0], packed[:0]
+				return err
+			}
+			for i := range len(packed) / 2 {
+				if _, err := tx.Exec(insertTrace, traces[6*i:6*i+6]...); err != nil {
+					return err
+				}
+				if _, err := tx.Exec(insertPart, packed[2*i:2*i+2]...); err != nil {
+					return err
+				}
+			}
+			traces, packed = traces[:0], packed[:0]
+			return nil
+		}
+		for i := range parts {
+			p := &parts[i]
+			if known[p.id] {
+				if err := t.addPart(tx, workspace, p, change); err != nil {
+					return err
+				}
 				continue
 			}
-			if _, err := tx.Exec(`INSERT INTO trace_spans (trace, spans) VALUES (?, ?)`, seq, p.packed); err != nil {
-				return err
+			seq++
+			traces = append(traces, seq, workspace, p.id, p.fresh.Experiment, p.fresh.Start, p.doc)
+			packed = append(packed, seq<<partBits, p.packed)
+			if len(packed) == 2*rowsAtOnce {
+				if err := flush(); err != nil {
+					return err
+				}
 			}
 		}
-		return nil
+		return flush()
 	})
+}
+
+// addPart adds spans to a trace that is there.
+func (t *Traces) addPart(tx *Tx, workspace string, p *part,
+	change func(string, *trace.Info, []trace.Span, func() ([]trace.Span, error)) (*trace.Info, error)) error {
+	seq, _, err := changeTrace(tx, workspace, p.id, func(old *trace.Info) (*trace.Info, error) {
+		return change(p.id, old, p.spans, func() ([]trace.Span, error) {
+			rows, err := tx.Query(selectParts, workspace, p.id, partBits)
+			return readParts(rows, err, p.id)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	var last int64
+	if err := tx.QueryRow(`SELECT coalesce(max(id), ?1 - 1) FROM trace_parts WHERE id >= ?1 AND id < ?2`, seq<<partBits, (seq+1)<<partBits).Scan(&last); err != nil {
+		return err
+	}
+	if last+1 == (seq+1)<<partBits {
+		return fault.Invalid("Trace '%s' came in more than %d requests: send its spans in larger ones.", p.id, maxParts).With("INVALID_PARAMETER_VALUE")
+	}
+	_, err = tx.Exec(insertPart, last+1, p.packed)
+	return err
+}
+
+// group sorts spans by trace. The ids of the traces come as a JSON list.
+func group(spans []trace.Span) (parts []part, ids string, err error) {
+	at := map[string]int{}
+	var list []string
+	for i := range spans {
+		n, ok := at[spans[i].Trace]
+		if !ok {
+			n = len(parts)
+			at[spans[i].Trace] = n
+			list = append(list, spans[i].Trace)
+			parts = append(parts, part{id: spans[i].Trace})
+		}
+		parts[n].spans = append(parts[n].spans, spans[i])
+	}
+	var lines []byte
+	for i := range parts {
+		lines = lines[:0]
+		for _, s := range parts[i].spans {
+			lines = append(append(lines, s.JSON...), '\n')
+		}
+		parts[i].packed = spanPacker.EncodeAll(lines, make([]byte, 0, len(lines)/2))
+	}
+	ids, err = encode(list)
+	return parts, ids, err
 }
 
 // Traces implements trace.Store.
@@ -124,13 +248,21 @@ func (t *Traces) Traces(ctx context.Context, workspace string, ids []string) ([]
 	return found, nil
 }
 
+// selectParts reads the parts of a trace; its third parameter is partBits.
+const selectParts = `SELECT p.spans FROM traces t JOIN trace_parts p ON p.id >= t.seq << ?3 AND p.id < (t.seq + 1) << ?3
+	WHERE t.workspace = ?1 AND t.id = ?2 ORDER BY p.id`
+
 // Spans implements trace.Store.
 func (t *Traces) Spans(ctx context.Context, workspace, id string) ([]trace.Span, error) {
-	s, err := t.db.prepared(ctx, `SELECT spans FROM trace_spans WHERE trace = (SELECT seq FROM traces WHERE workspace = ? AND id = ?) ORDER BY id`)
+	s, err := t.db.prepared(ctx, selectParts)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.QueryContext(ctx, workspace, id)
+	rows, err := s.QueryContext(ctx, workspace, id, partBits)
+	return readParts(rows, err, id)
+}
+
+func readParts(rows *sql.Rows, err error, id string) ([]trace.Span, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -180,23 +312,29 @@ func (t *Traces) EachTrace(ctx context.Context, workspace string, experiments []
 	return rows.Err()
 }
 
+// deleteParts removes the parts of the trace with the seq ?1; ?2 is partBits.
+const deleteParts = `DELETE FROM trace_parts WHERE id >= ?1 << ?2 AND id < (?1 + 1) << ?2`
+
 // DeleteTraces implements trace.Store.
 func (t *Traces) DeleteTraces(ctx context.Context, workspace string, ids []string) (n int, err error) {
 	err = t.db.Write(ctx, func(tx *Tx) error {
 		n = 0
 		for _, id := range ids {
-			if _, err := tx.Exec(`DELETE FROM trace_spans WHERE trace = (SELECT seq FROM traces WHERE workspace = ? AND id = ?)`, workspace, id); err != nil {
-				return err
+			var seq int64
+			err := tx.QueryRow(`SELECT seq FROM traces WHERE workspace = ? AND id = ?`, workspace, id).Scan(&seq)
+			if errors.Is(err, sql.ErrNoRows) {
+				continue
 			}
-			result, err := tx.Exec(`DELETE FROM traces WHERE workspace = ? AND id = ?`, workspace, id)
 			if err != nil {
 				return err
 			}
-			gone, err := result.RowsAffected()
-			if err != nil {
+			if _, err := tx.Exec(deleteParts, seq, partBits); err != nil {
 				return err
 			}
-			n += int(gone)
+			if _, err := tx.Exec(`DELETE FROM traces WHERE seq = ?`, seq); err != nil {
+				return err
+			}
+			n++
 		}
 		return nil
 	})

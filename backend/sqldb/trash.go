@@ -343,7 +343,7 @@ func purgeExperiment(tx *Tx, workspace string, n int64, keepArtifacts, begun boo
 				return false, err
 			}
 		}
-		for _, query := range []string{`DELETE FROM trace_spans WHERE trace = ?`, `DELETE FROM traces WHERE seq = ?`} {
+		for _, query := range []string{`DELETE FROM trace_parts WHERE id >= ?1 << 20 AND id < (?1 + 1) << 20`, `DELETE FROM traces WHERE seq = ?`} {
 			if _, err := tx.Exec(query, g.id); err != nil {
 				return false, err
 			}

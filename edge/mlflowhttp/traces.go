@@ -40,7 +40,23 @@ func (s *Server) traceRoutes() {
 	s.add("POST", "v1/traces", route{runsWrite, true, s.logSpans})
 }
 
-const stampForm = "2006-01-02T15:04:05.000Z07:00"
+// stamp writes a time (Unix ms) as protobuf's JSON does: milliseconds only when
+// there are some.
+func stamp(ms int64) string {
+	form := "2006-01-02T15:04:05Z"
+	if ms%1000 != 0 {
+		form = "2006-01-02T15:04:05.000Z"
+	}
+	return time.UnixMilli(ms).UTC().Format(form)
+}
+
+// seconds writes a span of time (ms) as protobuf's JSON does.
+func seconds(ms int64) string {
+	if ms%1000 == 0 {
+		return strconv.FormatInt(ms/1000, 10) + "s"
+	}
+	return strconv.FormatFloat(float64(ms)/1000, 'f', 3, 64) + "s"
+}
 
 // traceInfo writes a trace without its spans.
 func (o *out) traceInfo(key string, i *trace.Info) {
@@ -55,9 +71,9 @@ func (o *out) traceInfo(key string, i *trace.Info) {
 	o.close()
 	o.some("request_preview", i.Request)
 	o.some("response_preview", i.Response)
-	o.text("request_time", time.UnixMilli(i.Start).UTC().Format(stampForm))
+	o.text("request_time", stamp(i.Start))
 	if i.Duration >= 0 {
-		o.text("execution_duration", strconv.FormatFloat(float64(i.Duration)/1000, 'f', 3, 64)+"s")
+		o.text("execution_duration", seconds(i.Duration))
 	}
 	o.text("state", i.State)
 	o.strings("trace_metadata", i.Metadata)
@@ -442,10 +458,10 @@ func (s *Server) deleteAssessment(c *call) error {
 
 // detail answers a mistake in the form of the span endpoint, which is not
 // MLflow's own.
-func (c *call) detail(status int, text string) error {
+func (c *call) detail(status int, what any) error {
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.WriteHeader(status)
-	_ = json.NewEncoder(c.w).Encode(map[string]string{"detail": text})
+	_ = json.NewEncoder(c.w).Encode(map[string]any{"detail": what})
 	return nil
 }
 
@@ -453,7 +469,8 @@ func (c *call) detail(status int, text string) error {
 func (s *Server) logSpans(c *call) error {
 	experiment := c.r.Header.Get("x-mlflow-experiment-id")
 	if experiment == "" {
-		return c.detail(http.StatusUnprocessableEntity, "The header x-mlflow-experiment-id is missing: it names the experiment that the spans go to.")
+		return c.detail(http.StatusUnprocessableEntity, []any{map[string]any{
+			"type": "missing", "loc": []string{"header", "x-mlflow-experiment-id"}, "msg": "Field required", "input": nil}})
 	}
 	kind, _, _ := strings.Cut(c.r.Header.Get("Content-Type"), ";")
 	parse := trace.ParseProto
@@ -487,19 +504,26 @@ func (s *Server) logSpans(c *call) error {
 			return c.detail(http.StatusBadRequest, "Failed to decompress "+coding+" payload")
 		}
 	}
-	spans, err := parse(body)
-	if err != nil {
+	spans, resources, err := parse(body)
+	switch {
+	case errors.Is(err, trace.ErrSpan):
+		return c.detail(http.StatusUnprocessableEntity, "Cannot convert OpenTelemetry span to MLflow span")
+	case err != nil:
 		return c.detail(http.StatusBadRequest, "Invalid OpenTelemetry format")
-	}
-	if len(spans) == 0 {
+	case resources == 0:
 		return c.detail(http.StatusBadRequest, "Invalid OpenTelemetry format - no spans found")
+	case len(spans) == 0:
+		return c.exported()
 	}
 	if err := s.Traces.Log(c.ctx(), c.workspace, experiment, c.r.Header.Get("x-mlflow-run-id"), spans); err != nil {
 		return err
 	}
-	if strings.TrimSpace(kind) == "application/json" {
-		return c.empty()
-	}
+	return c.exported()
+}
+
+// exported answers an empty ExportTraceServiceResponse: in protobuf, as MLflow
+// does whatever the request was in.
+func (c *call) exported() error {
 	c.w.Header().Set("Content-Type", "application/x-protobuf")
 	c.w.WriteHeader(http.StatusOK)
 	return nil

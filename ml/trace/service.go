@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,58 +119,145 @@ func (s *Service) Log(ctx context.Context, workspace, experiment, run string, sp
 	if err != nil {
 		return err
 	}
-	return s.store.LogSpans(ctx, workspace, spans, func(id string, old *Info, spans []Span) (*Info, error) {
-		if old != nil && old.Experiment != e.ID {
-			return nil, invalid("Trace '%s' belongs to the experiment %s, not to %s.", id, old.Experiment, e.ID)
+	return s.store.LogSpans(ctx, workspace, spans, func(id string, old *Info, spans []Span, stored func() ([]Span, error)) (*Info, error) {
+		n := old
+		if n == nil {
+			n = &Info{ID: id, Workspace: workspace, Experiment: e.ID, Duration: -1, State: "IN_PROGRESS",
+				Tags: map[string]string{TagArtifacts: artifacts(e, id)}}
 		}
-		n := &Info{ID: id, Workspace: workspace, Experiment: e.ID, Duration: -1, State: "IN_PROGRESS",
-			Tags: map[string]string{TagArtifacts: artifacts(e, id)}, Metadata: map[string]string{MetaSchema: "3"}}
-		if old != nil {
-			n = old
-		}
-		if n.Tags == nil {
-			n.Tags = map[string]string{}
-		}
-		if n.Metadata == nil {
-			n.Metadata = map[string]string{}
-		}
-		if run != "" && n.Metadata[MetaRun] == "" {
-			n.Metadata[MetaRun] = run
-		}
-		n.Tags[TagSpans] = "TRACKING_STORE"
-		if n.Metadata[MetaFinal] != "true" {
-			n.grow(spans)
-		}
-		return n, nil
+		return n, n.grow(spans, old == nil, run, stored)
 	})
 }
 
-// grow takes time, state and name from spans, while the client has not said
-// them itself.
-func (i *Info) grow(spans []Span) {
-	end := i.Start + max(i.Duration, 0)
-	for _, s := range spans {
-		start, stop := s.Start/1e6, s.End/1e6
-		if i.Start == 0 || start < i.Start {
-			i.Start = start
+// grow takes time, state, previews and counts from spans, and links the trace
+// to the run if it has a root among them. What the client has said of the
+// trace itself goes before what its spans say.
+func (i *Info) grow(spans []Span, isNew bool, run string, stored func() ([]Span, error)) error {
+	if i.Tags == nil {
+		i.Tags = map[string]string{}
+	}
+	if i.Metadata == nil {
+		i.Metadata = map[string]string{}
+	}
+	first, last := int64(math.MaxInt64), int64(0)
+	state, session, user := "", "", ""
+	var root *Span
+	var usage, cost bool
+	var resource map[string]string
+	for n := range spans {
+		s := &spans[n]
+		f := s.facts
+		if f == nil {
+			f = &facts{}
 		}
-		end = max(end, stop)
+		first, last = min(first, s.Start/1e6), max(last, s.End/1e6)
+		if session == "" {
+			session = f.session
+		}
+		if user == "" {
+			user = f.user
+		}
+		if resource == nil {
+			resource = f.resource
+		}
+		usage, cost = usage || f.usage != nil, cost || f.cost != nil
 		if s.Parent != "" {
 			continue
 		}
-		if i.Tags[TagName] == "" {
-			i.Tags[TagName] = s.Name
-		}
-		if s.End != 0 {
-			i.State = "OK"
+		if root = s; state == "" {
+			state = "OK"
 			if s.Status == "STATUS_CODE_ERROR" {
-				i.State = "ERROR"
+				state = "ERROR"
 			}
 		}
 	}
-	if i.State != "IN_PROGRESS" || i.Duration >= 0 {
-		i.Duration = max(end-i.Start, 0)
+	if len(session) > maxKey && utf8.RuneCountInString(session) > maxKey {
+		return invalid("'Session ID' exceeds the maximum length of %d characters", maxKey)
 	}
+	final := i.Metadata[MetaFinal] == "true"
+	if isNew {
+		i.Start = first
+		if last > 0 {
+			i.Duration = last - first
+		} else {
+			i.Duration = 0
+		}
+	} else if !final || !usage && !cost && session == "" {
+		end := last
+		if i.Duration >= 0 {
+			end = max(end, i.Start+i.Duration)
+		}
+		i.Start = min(i.Start, first)
+		i.Duration = end - i.Start
+	}
+	if state != "" && (i.State == "IN_PROGRESS" || i.State == "STATE_UNSPECIFIED" || i.State == "") {
+		i.State = state
+	}
+	for k, v := range resource {
+		i.Tags[k] = v
+	}
+	i.Tags[TagSpans] = "TRACKING_STORE"
+	if root != nil && root.facts != nil {
+		f := root.facts
+		if i.Request == "" && f.inputs != nil {
+			i.Request = preview(f.inputs, "user")
+		}
+		if i.Response == "" && f.outputs != nil {
+			i.Response = preview(f.outputs, "assistant")
+		}
+		for _, p := range f.tags {
+			key := strings.TrimPrefix(string(p.key), tagAttribute)
+			if checkKey(key) == nil && !slices.Contains(fixed, key) {
+				i.Tags[key] = cut(p.value.plain())
+			}
+		}
+	}
+	if root != nil && run != "" && !slices.Contains(i.Runs, run) {
+		i.Runs = append(i.Runs, run)
+	}
+	if session != "" && i.Metadata[MetaSession] == "" {
+		i.Metadata[MetaSession] = session
+	}
+	if user != "" && i.Metadata[MetaUser] == "" {
+		i.Metadata[MetaUser] = user
+	}
+	usage = usage && !(final && i.Metadata[MetaUsage] != "")
+	cost = cost && !(final && i.Metadata[MetaCost] != "")
+	if !usage && !cost {
+		return nil
+	}
+	all := spans
+	if !isNew {
+		// A parent that counts for its children may have come in another request.
+		before, err := stored()
+		if err != nil {
+			return err
+		}
+		all = Tidy(append(before, spans...))
+	}
+	if usage {
+		if text := usageText(sum(nodes(all, func(f *facts) []pair { return f.usage }), tokenKinds, 3)); text != "" {
+			i.Metadata[MetaUsage] = text
+		}
+	}
+	if cost {
+		if text := costText(sum(nodes(all, func(f *facts) []pair { return f.cost }), costKinds, 3)); text != "" {
+			i.Metadata[MetaCost] = text
+		}
+	}
+	return nil
+}
+
+func nodes(spans []Span, of func(*facts) []pair) []node {
+	list := make([]node, len(spans))
+	for i := range spans {
+		s := &spans[i]
+		if s.facts == nil {
+			s.facts = s.readFacts()
+		}
+		list[i] = node{s.ID, s.Parent, of(s.facts)}
+	}
+	return list
 }
 
 // Find returns a trace without its spans.
@@ -586,39 +674,12 @@ func (s *Span) passes(c *tracking.Clause) bool {
 	case "status":
 		return c.Matches(strings.TrimPrefix(s.Status, "STATUS_CODE_"))
 	case "content":
-		return c.Matches(string(s.JSON))
+		return c.Matches(s.text())
 	case "type":
-		v, ok := s.attribute("mlflow.spanType")
-		return ok && c.Matches(v)
+		return c.Matches(s.kind())
 	}
-	v, ok := s.attribute(strings.TrimPrefix(c.Key, "attributes."))
-	return ok && c.Matches(v)
-}
-
-// attribute is an attribute of a span as text.
-func (s *Span) attribute(key string) (string, bool) {
-	var shown struct {
-		Attributes []struct {
-			Key   string                     `json:"key"`
-			Value map[string]json.RawMessage `json:"value"`
-		} `json:"attributes"`
-	}
-	if json.Unmarshal(s.JSON, &shown) != nil {
-		return "", false
-	}
-	for _, a := range shown.Attributes {
-		if a.Key != key {
-			continue
-		}
-		for _, raw := range a.Value {
-			var text string
-			if json.Unmarshal(raw, &text) == nil {
-				return strings.Trim(text, `"`), true
-			}
-			return string(raw), true
-		}
-	}
-	return "", false
+	v := s.attribute(strings.TrimPrefix(c.Key, "attributes."))
+	return v != nil && c.Matches(v.stored())
 }
 
 // ParseSpan reads a span's JSON as it is stored.
@@ -634,6 +695,9 @@ func ParseSpan(trace string, raw []byte) (Span, error) {
 		} `json:"status"`
 	}
 	err := json.Unmarshal(raw, &shown)
+	if shown.Status.Code == "" {
+		shown.Status.Code = statusNames[0]
+	}
 	return Span{Trace: trace, ID: shown.ID, Parent: shown.Parent, Name: shown.Name, Start: shown.Start, End: shown.End,
 		Status: shown.Status.Code, JSON: raw}, err
 }

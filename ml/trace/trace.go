@@ -40,6 +40,10 @@ const (
 	TagSpans     = "mlflow.trace.spansLocation"
 	TagArtifacts = "mlflow.artifactLocation"
 	MetaRun      = "mlflow.sourceRun"
+	MetaSession  = "mlflow.trace.session"
+	MetaUser     = "mlflow.trace.user"
+	MetaUsage    = "mlflow.trace.tokenUsage"
+	MetaCost     = "mlflow.trace.cost"
 	MetaFinal    = "mlflow.trace.infoFinalized"
 	MetaSchema   = "mlflow.trace_schema.version"
 )
@@ -55,6 +59,9 @@ type Span struct {
 	Start  int64  // Unix ns
 	End    int64  // Unix ns
 	JSON   []byte
+
+	facts *facts // of a span that has just come in
+	read  []pair // the attributes, once they are read
 }
 
 // Store keeps traces. What a writing method has acknowledged survives a crash.
@@ -65,8 +72,11 @@ type Store interface {
 	ChangeTrace(ctx context.Context, workspace, id string, change func(*Info) (*Info, error)) (*Info, error)
 
 	// LogSpans stores spans together with what change makes of their traces,
-	// all or nothing. A span that is there already is replaced.
-	LogSpans(ctx context.Context, workspace string, spans []Span, change func(id string, old *Info, spans []Span) (*Info, error)) error
+	// all or nothing. A span that is there already is replaced. For a trace
+	// that is not there, change gets nil, and may be called before the
+	// transaction and more than once; stored reads the spans that the trace has.
+	LogSpans(ctx context.Context, workspace string, spans []Span,
+		change func(id string, old *Info, spans []Span, stored func() ([]Span, error)) (*Info, error)) error
 
 	// Traces returns those of the traces that exist, in the order of ids.
 	Traces(ctx context.Context, workspace string, ids []string) ([]*Info, error)
