@@ -16,12 +16,57 @@ func BenchmarkSearchedRuns(b *testing.B) {
 	if testing.Short() {
 		b.Skip("many runs take a while to make")
 	}
+	const n = 100_000
+	s, e := manyRuns(b, n)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	if err := s.Index(b.Context(), testWorkspace, []string{e}, func(*tracking.Index) error { return nil }); err != nil {
+		b.Fatal(err)
+	}
+	each := float64(heap()-before) / n
+	service := tracking.New(s)
+	for b.Loop() {
+		runs, _, err := service.SearchRuns(b.Context(), testWorkspace, tracking.RunSearch{Experiments: []string{e},
+			Filter: "metrics.`train/loss` > 50000", Order: []string{"metrics.`train/loss`"}, Limit: 100})
+		if err != nil || len(runs) != 100 {
+			b.Fatal(len(runs), err)
+		}
+	}
+	b.ReportMetric(each, "bytes/run")
+	b.ReportMetric(indexSize(s)/n, "bytes/run-estimated")
+}
+
+func indexSize(s *Tracking) (size float64) {
+	for _, e := range s.cache.experiments {
+		size += float64(e.size)
+	}
+	return size
+}
+
+func BenchmarkIndexLoad(b *testing.B) {
+	s, e := manyRuns(b, 20_000)
+	for b.Loop() {
+		s.cache.forget(e)
+		if err := s.Index(b.Context(), testWorkspace, []string{e}, func(*tracking.Index) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*20_000), "µs/run")
+}
+
+// manyRuns makes an experiment with runs that look like those of training.
+func manyRuns(b *testing.B, n int) (*Tracking, string) {
+	b.Helper()
 	s := runWith(b, filepath.Join(b.TempDir(), "x.db"))
 	e, err := s.EnsureExperiment(b.Context(), testWorkspace, "e")
 	if err != nil {
 		b.Fatal(err)
 	}
-	const n = 100_000
 	var wg sync.WaitGroup
 	for k := range 32 {
 		wg.Go(func() {
@@ -47,25 +92,5 @@ func BenchmarkSearchedRuns(b *testing.B) {
 	if err := s.FoldAll(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
-	count := func() (found int) {
-		if err := s.Scan(b.Context(), testWorkspace, []string{e}, func(*tracking.Detail) bool { found++; return true }); err != nil {
-			b.Fatal(err)
-		}
-		return found
-	}
-	if got := count(); got != n+1 {
-		b.Fatal(got)
-	}
-	each := float64(heap()-before) / n
-	for b.Loop() {
-		count()
-	}
-	b.ReportMetric(each, "bytes/run")
+	return s, e
 }

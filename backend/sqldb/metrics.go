@@ -94,8 +94,12 @@ func (u *unfolded) took(run int64, rows, bytes int) {
 }
 
 // Fold moves points from the log into chunks, as they become due, until ctx
-// ends. Without it all works, and gets slower and larger.
+// ends. Without it all works, and gets slower and larger. At its start it makes
+// ready what the first searches will want.
 func (t *Tracking) Fold(ctx context.Context) error {
+	var warm sync.WaitGroup
+	defer warm.Wait()
+	warm.Go(func() { _ = t.Warm(ctx) }) // else the first search does it, and says what is wrong
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {

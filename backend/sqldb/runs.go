@@ -38,9 +38,10 @@ const liveKept = 4096
 
 // liveRun is what a run's row holds, as of the last write that touched it.
 type liveRun struct {
-	seq     int64
-	deleted bool
-	id      string
+	seq        int64
+	deleted    bool
+	id         string
+	experiment string
 }
 
 // NewTracking returns the tracking store of db.
@@ -388,7 +389,7 @@ func (t *Tracking) Log(ctx context.Context, workspace, id string, points []track
 		tx.after(func(committed bool) {
 			if committed {
 				t.unfolded.add(l.seq, len(packed))
-				t.cache.touchRun(l.seq)
+				t.cache.touch(l.experiment, l.seq)
 			}
 		})
 		return t.modelPoints(tx, workspace, l.id, points)
@@ -402,7 +403,7 @@ func (t *Tracking) liveRow(tx *Tx, workspace, id string) (*liveRun, error) {
 		return l, nil
 	}
 	l := &liveRun{}
-	err := tx.QueryRow(`SELECT seq, deleted <> 0, id FROM runs WHERE workspace = ? AND key = ?`, workspace, strings.ToLower(id)).Scan(&l.seq, &l.deleted, &l.id)
+	err := tx.QueryRow(`SELECT seq, deleted <> 0, id, experiment FROM runs WHERE workspace = ? AND key = ?`, workspace, strings.ToLower(id)).Scan(&l.seq, &l.deleted, &l.id, &l.experiment)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, runMissing(id)
 	}

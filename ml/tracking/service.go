@@ -240,11 +240,11 @@ type NewRun struct {
 	Tags       []Tag
 }
 
-// Tags that are fields of the run.
+// Tags that are fields of the run, unless the field is empty.
 const (
-	tagName   = "mlflow.runName"
-	tagNote   = "mlflow.note.content"
-	tagParent = "mlflow.parentRunId"
+	TagName   = "mlflow.runName"
+	TagNote   = "mlflow.note.content"
+	TagParent = "mlflow.parentRunId"
 )
 
 // CreateRun makes a run of its own, without a job.
@@ -258,7 +258,7 @@ func (s *Service) CreateRun(ctx context.Context, workspace string, n NewRun) (*D
 		Tags: map[string]string{}, Status: Running, Created: s.millis(), Start: n.Start,
 	}
 	for _, t := range n.Tags {
-		if t.Key == tagName && n.Name != "" && t.Value != n.Name {
+		if t.Key == TagName && n.Name != "" && t.Value != n.Name {
 			return nil, invalid("Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values (run_name='%s', mlflow.runName='%s').", n.Name, t.Value)
 		}
 		t.Value = cut(t.Value, maxTag)
@@ -286,18 +286,18 @@ func newID() string {
 // setTag sets a tag or the field that it is.
 func (r *Run) setTag(t Tag) {
 	switch t.Key {
-	case tagName:
+	case TagName:
 		if t.Value == "" {
 			return // a run is never without a name
 		}
 		r.Name = t.Value
-	case tagNote:
+	case TagNote:
 		r.Description = t.Value
-	case tagParent:
+	case TagParent:
 		r.Parent = t.Value
 	}
 	// A field that is empty does not tell whether the tag is there.
-	if t.Value != "" && (t.Key == tagName || t.Key == tagNote || t.Key == tagParent) {
+	if t.Value != "" && (t.Key == TagName || t.Key == TagNote || t.Key == TagParent) {
 		delete(r.Tags, t.Key)
 		return
 	}
@@ -311,11 +311,11 @@ func (r *Run) setTag(t Tag) {
 func (r *Run) Tag(key string) (string, bool) {
 	field := ""
 	switch key {
-	case tagName:
+	case TagName:
 		field = r.Name
-	case tagNote:
+	case TagNote:
 		field = r.Description
-	case tagParent:
+	case TagParent:
 		field = r.Parent
 	}
 	if field != "" {
@@ -327,13 +327,13 @@ func (r *Run) Tag(key string) (string, bool) {
 
 // EachTag visits all tags as MLflow sees them.
 func (r *Run) EachTag(visit func(key, value string)) {
-	for _, k := range []string{tagName, tagNote, tagParent} {
+	for _, k := range []string{TagName, TagNote, TagParent} {
 		if v, ok := r.Tag(k); ok {
 			visit(k, v)
 		}
 	}
 	for k, v := range r.Tags {
-		if k != tagName && k != tagNote && k != tagParent {
+		if k != TagName && k != TagNote && k != TagParent {
 			visit(k, v)
 		}
 	}
@@ -474,9 +474,9 @@ func (s *Service) DeleteTag(ctx context.Context, workspace, run, key string) err
 			return missing("No tag with name: %s in run with id %s", key, run)
 		}
 		switch key {
-		case tagNote:
+		case TagNote:
 			r.Description = ""
-		case tagParent:
+		case TagParent:
 			r.Parent = ""
 		}
 		delete(r.Tags, key)
@@ -665,6 +665,7 @@ func (s *Service) LogModelHistory(ctx context.Context, workspace, run string, mo
 type offsetToken struct {
 	Offset int    `json:"offset"`
 	After  string `json:"after,omitempty"` // id of the last thing shown
+	Last   *mark  `json:"last,omitempty"`  // the last run shown
 }
 
 func (t offsetToken) String() string {
@@ -689,6 +690,7 @@ func parseToken(s string) (t offsetToken, err error) {
 	var said struct {
 		Offset any    `json:"offset"`
 		After  string `json:"after"`
+		Last   *mark  `json:"last"`
 	}
 	if err := json.Unmarshal(b, &said); err != nil {
 		return t, invalid("Invalid page token, decoded value=b'%s'", b)
@@ -697,7 +699,7 @@ func parseToken(s string) (t offsetToken, err error) {
 	if !ok || offset < 1 || offset > 1<<53 {
 		return t, invalid("Invalid page token, not stringable %v", said.Offset)
 	}
-	return offsetToken{Offset: int(offset), After: said.After}, nil
+	return offsetToken{Offset: int(offset), After: said.After, Last: said.Last}, nil
 }
 
 // History returns up to limit points of a metric, by time, step and value;

@@ -39,9 +39,13 @@ type Store interface {
 	// point, or fault.Missing.
 	Detail(ctx context.Context, workspace, id string) (*Detail, error)
 
-	// Scan calls visit with each run of the experiments, newest first, until
-	// visit returns false. The details are shared: they must not be changed.
-	Scan(ctx context.Context, workspace string, experiments []string, visit func(*Detail) bool) error
+	// Index calls visit with the index of each of the experiments' runs, as of
+	// all that was acknowledged before. It is valid only until visit returns.
+	Index(ctx context.Context, workspace string, experiments []string, visit func(*Index) error) error
+
+	// Details returns those of the runs that exist, by Seq, of whatever
+	// workspace. They are shared: they must not be changed.
+	Details(ctx context.Context, seqs []int64) (map[int64]*Detail, error)
 
 	// Log appends points to a run in one step with what change does to the
 	// run's record; change may be nil. Points that the run has already are

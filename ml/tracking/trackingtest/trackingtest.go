@@ -3,6 +3,7 @@
 package trackingtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -111,8 +112,8 @@ func apart(t *testing.T, s tracking.Store, _ func() error) {
 	if _, err := s.CreateRun(ctx, tracking.Run{Workspace: there, ID: "x", Experiment: r.Experiment}); !fault.Is(err, fault.Missing) {
 		t.Errorf("CreateRun in another workspace's experiment: %v", err)
 	}
-	if err := s.Scan(ctx, there, []string{r.Experiment}, func(d *tracking.Detail) bool { t.Errorf("Scan: %v", d); return true }); err != nil {
-		t.Error(err)
+	if got := searched(t, s, there, r.Experiment); len(got) != 0 {
+		t.Errorf("Index: %v", got)
 	}
 	newRun(t, s, there, "r", false)
 }
@@ -173,6 +174,18 @@ func with(m map[string]string, k, v string) map[string]string {
 	}
 	m[k] = v
 	return m
+}
+
+// searched returns all runs of experiments, newest first, as a search finds
+// them.
+func searched(t *testing.T, s tracking.Store, workspace string, experiments ...string) []*tracking.Detail {
+	t.Helper()
+	runs, _, err := tracking.New(s).SearchRuns(t.Context(), workspace, tracking.RunSearch{Experiments: experiments, View: tracking.All})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(runs, func(a, b *tracking.Detail) int { return cmp.Compare(b.Seq, a.Seq) })
+	return runs
 }
 
 func names(runs []tracking.Run) string {
@@ -331,11 +344,8 @@ func lifecycle(t *testing.T, s tracking.Store, _ func() error) {
 	}
 	deleted := func() (list string) {
 		t.Helper()
-		if err := s.Scan(ctx, here, []string{a.Experiment}, func(d *tracking.Detail) bool {
+		for _, d := range searched(t, s, here, a.Experiment) {
 			list += fmt.Sprint(d.ID, d.Deleted, " ")
-			return true
-		}); err != nil {
-			t.Fatal(err)
 		}
 		return list
 	}
@@ -476,32 +486,19 @@ func scan(t *testing.T, s tracking.Store, fold func() error) {
 			}
 		}
 		seen := map[string]bool{}
-		last := int64(math.MaxInt64)
-		err := s.Scan(ctx, here, []string{a.Experiment, a.Experiment}, func(d *tracking.Detail) bool {
+		for _, d := range searched(t, s, here, a.Experiment, a.Experiment) {
 			if seen[d.ID] {
-				t.Errorf("step %d: %s was visited twice", i, d.ID)
+				t.Errorf("step %d: %s was found twice", i, d.ID)
 			}
 			seen[d.ID] = true
-			if d.Seq >= last {
-				t.Errorf("step %d: not newest first", i)
-			}
-			last = d.Seq
 			p, ok := d.Latest("m")
 			if want := state[d.ID]; ok != (want >= 0) || ok && p.Value != want {
 				t.Errorf("step %d: %s has %v, %v; want %v", i, d.ID, p.Value, ok, want)
 			}
-			return true
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
 		if len(seen) != len(state) {
 			t.Fatalf("step %d: %d runs, want %d", i, len(seen), len(state))
 		}
-	}
-	visits := 0
-	if err := s.Scan(ctx, here, []string{a.Experiment}, func(*tracking.Detail) bool { visits++; return false }); err != nil || visits != 1 {
-		t.Errorf("%d visits after false, %v", visits, err)
 	}
 }
 

@@ -84,8 +84,8 @@ func purge(t *testing.T, s tracking.Store, fold func() error) {
 
 	seen := func() (list string) {
 		t.Helper()
-		if err := s.Scan(ctx, here, []string{e}, func(d *tracking.Detail) bool { list += d.ID; return true }); err != nil {
-			t.Fatal(err)
+		for _, d := range searched(t, s, here, e) {
+			list += d.ID
 		}
 		return list
 	}
