@@ -95,6 +95,7 @@ func TestRegistriesShareWhatWorkspacesUse(t *testing.T) {
 			t.Error(m)
 		}
 		s.ask(t, token, "PUT", plane+registry+"/tempdatarefs/m1/versions/1", body, 409)
+		// What an SDK says of it is in tests/sdk.
 		got := s.ask(t, token, "POST", plane+registry+"/datarefs/m1/versions/1", body, 200)
 		if status := s.upload(t, got, "model/model.json", "changed"); status != 403 {
 			t.Errorf("what reads may write: %d", status)

@@ -288,7 +288,13 @@ func (v *server) seedRegistry(ctx context.Context) error {
 	}
 	for _, a := range assets {
 		body := resource.Document{"properties": a.Properties.Raw()}
-		id := registry.Child("environments", a.Name).Child("versions", a.Version)
+		name := registry.Child("environments", a.Name)
+		if len(a.Labels) > 0 {
+			if err := v.ensure(ctx, name.String(), string(resource.Document{"properties": asset.Labelled(a.Version, a.Labels)}.Raw())); err != nil {
+				return fmt.Errorf("seed %s: %w", name, err)
+			}
+		}
+		id := name.Child("versions", a.Version)
 		if err := v.ensure(ctx, id.String(), string(body.Raw())); err != nil {
 			return fmt.Errorf("seed %s: %w", id, err)
 		}

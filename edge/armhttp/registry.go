@@ -63,6 +63,10 @@ type Shared interface {
 	// Download where those of a version are.
 	Upload(ctx context.Context, registry resource.ID, assetID, origin, who string) (any, error)
 	Download(ctx context.Context, registry resource.ID, assetID, origin, who string) (any, error)
+
+	// Taken leads a client to a place that takes no upload and says that the
+	// version exists.
+	Taken(ctx context.Context, registry resource.ID, assetID, origin, who string) (any, error)
 }
 
 // RegistryRoutes are the paths of registries that are no resources.
@@ -83,7 +87,11 @@ func RegistryRoutes(shared Shared, allowed func(r *http.Request, registry resour
 			if err != nil {
 				return 0, nil, fault.Invalid("The request content was invalid and could not be deserialized: '%v'.", err).With("InvalidRequestContent")
 			}
-			answer, err := find(r.Context(), registry, body.AssetID, v.Origin, identity.Of(r.Context()).Name)
+			who := identity.Of(r.Context()).Name
+			answer, err := find(r.Context(), registry, body.AssetID, v.Origin, who)
+			if fault.Is(err, fault.Conflict) && uploads.MatchString(body.AssetID) && pythonSDK.MatchString(r.UserAgent()) {
+				answer, err = shared.Taken(r.Context(), registry, body.AssetID, v.Origin, who)
+			}
 			return http.StatusOK, answer, err
 		}
 	}
@@ -94,6 +102,14 @@ func RegistryRoutes(shared Shared, allowed func(r *http.Request, registry resour
 		{http.MethodPut, registries + "/datarefs/versions", give(shared.Download)},
 	}
 }
+
+// uploads are the assets of which the SDK takes a 409 for "upload elsewhere", and
+// then fails in itself; of others it takes it for "there is nothing to upload".
+// What it says of an upload that fails, its user reads.
+var uploads = pattern.New(`(?i)/(models|data)/[^/]+/versions/[^/]+$`)
+
+// pythonSDK is how the SDK calls itself, of all ages.
+var pythonSDK = pattern.New(`azsdk-python|azure-ai-ml/`)
 
 var discovery = pattern.New(`^/registrymanagement/v1\.0/registries/([^/]+)/discovery/?$`)
 

@@ -6,6 +6,8 @@ package asset
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -128,7 +130,13 @@ func (k Kind) admitContainer(c *resource.Change) error {
 	if err != nil {
 		return err
 	}
+	if err := keepLabels(c, p); err != nil {
+		return err
+	}
 	if err := flags(p, c.New); err != nil {
+		return err
+	}
+	if _, err := labels(p); err != nil {
 		return err
 	}
 	// A client sends these back as it read them; they are counted here.
@@ -140,6 +148,19 @@ func (k Kind) admitContainer(c *resource.Change) error {
 		c.New.Status, _ = json.Marshal(counts{NextVersion: "1"})
 	}
 	return nil
+}
+
+// keepLabels leaves the labels as they are where a PUT has none: clients that
+// archive a container do not know of them.
+func keepLabels(c *resource.Change, p resource.Document) error {
+	if c.Old == nil || p["labels"] != nil {
+		return nil
+	}
+	old, err := resource.ParseDocument(c.Old.Properties)
+	if raw, ok := old["labels"]; ok {
+		p["labels"] = raw
+	}
+	return err
 }
 
 // flags reads and fills in what every asset has.
@@ -288,6 +309,22 @@ func counted(status json.RawMessage, version string) (json.RawMessage, error) {
 	return json.Marshal(n)
 }
 
+// Labelled are the properties of a container whose version has the labels.
+func Labelled(version string, labels []string) json.RawMessage {
+	p := resource.Document{}
+	p.Set("isArchived", false)
+	p.Set("properties", map[string]string{})
+	p.Set("tags", map[string]string{})
+	if len(labels) > 0 {
+		named := map[string]string{}
+		for _, label := range labels {
+			named[label] = version
+		}
+		p.Set("labels", named)
+	}
+	return p.Raw()
+}
+
 // Newest returns the version made last, archived or not; Missing if there is none.
 func Newest(ctx context.Context, store resource.Store, container resource.ID) (resource.Resource, error) {
 	page, err := store.List(ctx, resource.Query{Type: container.Type() + "/versions", Parent: container, Newest: true, Limit: 1})
@@ -324,8 +361,54 @@ func Next(ctx context.Context, store resource.Store, container resource.ID) (str
 	return n.NextVersion, err
 }
 
-// Find returns a version by name and version or label. Only the label latest
-// exists; "azureml_default" means the same.
+// labels are those of a container: versions by label. They stand in its property
+// "labels"; the aliases that MLflow gives to a model count as well.
+func labels(container resource.Document) (map[string]string, error) {
+	found := map[string]string{}
+	if raw, ok := container.Object("mlflow")["aliases"]; ok {
+		_ = json.Unmarshal(raw, &found) // what is in there is MLflow's affair
+	}
+	raw, ok := container["labels"]
+	if !ok {
+		return found, nil
+	}
+	if err := json.Unmarshal(raw, &found); err != nil {
+		return nil, fault.Invalid("'properties.labels' must be an object of versions by label").With("ValidationError").At("properties.labels")
+	}
+	for label := range found {
+		if strings.EqualFold(label, "latest") || !commonName.MatchString(label) {
+			return nil, fault.Invalid("'properties.labels' has %q; a label is 1 to 255 letters, digits, '_', '-' and '.', and 'latest' is always the version made last", label).With("ValidationError").At("properties.labels")
+		}
+	}
+	return found, nil
+}
+
+// labelled is the version that a label of a container names.
+func labelled(ctx context.Context, store resource.Store, container resource.ID, title, label string) (string, error) {
+	held, err := store.Get(ctx, container)
+	if fault.Is(err, fault.Missing) {
+		return "", fault.NotFound("The %s '%s' could not be found in %s '%s'.", title, container.Name(), homeTitle(container.Parent()), container.Parent().Name()).At(container.Name())
+	}
+	if err != nil {
+		return "", err
+	}
+	p, err := resource.ParseDocument(held.Properties)
+	if err != nil {
+		return "", err
+	}
+	all, err := labels(p)
+	if err != nil {
+		return "", err
+	}
+	if version, ok := all[label]; ok {
+		return version, nil
+	}
+	names := append(slices.Sorted(maps.Keys(all)), "latest")
+	return "", fault.NotFound("The %s '%s' has no label %q; its labels are: %s.", title, container.Name(), label, strings.Join(names, ", ")).With("LabelNotFound").At(container.Name())
+}
+
+// Find returns a version by name and version or label, which begins with "@".
+// "@latest" is the version made last, and "azureml_default" means the same.
 func Find(ctx context.Context, store resource.Store, workspace resource.ID, segment, name, version string) (resource.Resource, error) {
 	title := strings.TrimSuffix(segment, "s")
 	container := workspace.Child(segment, name)
@@ -339,8 +422,11 @@ func Find(ctx context.Context, store resource.Store, workspace resource.ID, segm
 		}
 		return r, err
 	}
-	if strings.HasPrefix(version, "@") {
-		return resource.Resource{}, fault.NotFound("The %s '%s' has no label %q; only 'latest' is kept.", title, name, version[1:]).At(name)
+	if label, ok := strings.CutPrefix(version, "@"); ok {
+		var err error
+		if version, err = labelled(ctx, store, container, title, label); err != nil {
+			return resource.Resource{}, err
+		}
 	}
 	id := container.Child("versions", version)
 	if id.Zero() {
@@ -353,9 +439,9 @@ func Find(ctx context.Context, store resource.Store, workspace resource.ID, segm
 	return r, err
 }
 
-// Seeded are the writes of one version, and of its container, that are there
-// from the beginning of a workspace.
-func Seeded(home resource.ID, segment, name, version string, properties resource.Document, stamp resource.Stamp) []resource.Write {
+// Seeded are the writes of one version, and of its container with its labels,
+// that are there from the beginning of a workspace.
+func Seeded(home resource.ID, segment, name, version string, labels []string, properties resource.Document, stamp resource.Stamp) []resource.Write {
 	for name, value := range map[string]any{"isArchived": false, "isAnonymous": false, "tags": map[string]string{}, "properties": map[string]string{}} {
 		properties.Default(name, value)
 	}
@@ -367,7 +453,7 @@ func Seeded(home resource.ID, segment, name, version string, properties resource
 	container := home.Child(segment, name)
 	return []resource.Write{
 		{Expect: resource.Absent, Resource: resource.Resource{ID: container, Created: stamp, Updated: stamp, Status: status,
-			Properties: json.RawMessage(`{"isArchived":false,"properties":{},"tags":{}}`)}},
+			Properties: Labelled(version, labels)}},
 		{Expect: resource.Absent, Resource: resource.Resource{ID: container.Child("versions", version), Created: stamp, Updated: stamp,
 			Properties: properties.Raw(), Status: json.RawMessage(`{"provisioningState":"Succeeded"}`)}},
 	}

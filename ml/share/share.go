@@ -243,6 +243,20 @@ func (s *Service) Upload(ctx context.Context, registry resource.ID, id, origin, 
 	return s.reference(site, c, origin, "racwdl", who), nil
 }
 
+// shut is a container that is never there: its name is what a client that
+// uploads to it tells its user.
+const shut = "this-version-exists-in-the-registry--choose-another-version"
+
+// Taken leads a client that wants to upload a version which exists to a container
+// that is not there.
+func (s *Service) Taken(ctx context.Context, registry resource.ID, id, origin, who string) (any, error) {
+	site, _, _, _, err := s.parse(ctx, registry, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.reference(site, blob.Container{Account: site.Account, Name: shut}, origin, "racwdl", who), nil
+}
+
 // Download gives a client access to the bytes of a version.
 func (s *Service) Download(ctx context.Context, registry resource.ID, id, origin, who string) (any, error) {
 	site, segment, name, version, err := s.parse(ctx, registry, id)

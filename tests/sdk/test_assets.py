@@ -89,6 +89,49 @@ def test_the_latest_label_is_the_last_made(noun, unique):
         operations.get(name, label="no-such-label")
 
 
+def test_a_label_on_nothing_says_what_labels_there_are(ml, rest, unique):
+    name = unique("labelled")
+    ml.environments.create_or_update(Environment(name=name, version="1", image=PLAIN))
+    ml.environments.create_or_update(Environment(name=name, version="2", image=PLAIN))
+    assert rest("PUT", f"environments/{name}", json={"properties": {"labels": {"prod": "1"}}}).ok
+    job = {"properties": {"jobType": "Command", "command": "true", "environmentId": f"azureml:{name}@prod"}}
+    assert rest("PUT", f"jobs/{unique('j')}", json=job).status_code == 201
+    job["properties"]["environmentId"] = f"azureml:{name}@staging"
+    refused = rest("PUT", f"jobs/{unique('j')}", json=job)
+    assert refused.status_code == 404 and refused.json()["error"]["code"] == "LabelNotFound"
+    assert "prod, latest" in refused.json()["error"]["message"]
+    # The SDK's PUT of a container it archives does not know labels: they stay.
+    ml.environments.archive(name)
+    ml.environments.restore(name)
+    assert rest("GET", f"environments/{name}").json()["properties"]["labels"] == {"prod": "1"}
+    assert rest("PUT", f"environments/{name}", json={"properties": {"labels": {"latest": "1"}}}).status_code == 400
+
+
+def test_what_is_archived_must_be_there(noun, unique):
+    operations, make = noun
+    name = unique("absent")
+    for absent in ({}, {"version": "9"}, {"label": "none"}):
+        with pytest.raises(Exception, match=f"{name}|9|none"):
+            operations.archive(name, **absent)
+    operations.create_or_update(make(name=name, version="1"))
+    operations.archive(name, label="latest")
+    assert [x.version for x in operations.list(name)] == []
+
+
+def test_an_alias_of_a_model_is_a_label(ml, printed, unique, tmp_path):
+    import mlflow
+
+    name = unique("aliased")
+    for n in ("1", "2"):
+        (tmp_path / n).mkdir()
+        (tmp_path / n / "w.txt").write_text(f"weights {n}\n")
+        ml.models.create_or_update(Model(name=name, version=n, path=str(tmp_path / n), type="custom_model"))
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", "1")
+    path = f"/subscriptions/{ml.subscription_id}/resourceGroups/{ml.resource_group_name}/providers/Microsoft.MachineLearningServices/workspaces/{ml.workspace_name}/models/{name}/labels/champion"
+    job = ml.jobs.create_or_update(command(command="cat ${{inputs.m}}/w.txt", environment=Environment(image=PLAIN), inputs={"m": Input(type="custom_model", path=path)}))
+    assert printed(job).endswith("weights 1\n")
+
+
 def test_another_image_under_the_same_version_is_refused(ml, unique):
     name = unique("fixed")
     ml.environments.create_or_update(Environment(name=name, version="1", image="python:3.11-slim"))

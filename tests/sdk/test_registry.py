@@ -3,6 +3,7 @@
 import pytest
 from azure.ai.ml import Input, MLClient, command
 from azure.ai.ml.entities import Data, Environment, Model, Registry, RegistryRegionDetails
+from azure.core.exceptions import HttpResponseError
 from azure.identity import DefaultAzureCredential
 from conftest import PLAIN
 
@@ -77,6 +78,38 @@ def test_curated_environments_are_there_from_the_beginning(ml):
     assert {"sklearn-1.5", "lightgbm-3.3"} <= {e.name for e in azureml.environments.list()}
     assert azureml.environments.get("sklearn-1.5", label="latest").version
     assert ml.environments.get("AzureML-sklearn-1.5", label="latest").version
+
+
+def test_curated_environments_are_found_by_their_labels(ml, unique):
+    for environment in ("azureml:AzureML-AutoML@prod", "azureml:AzureML-lightgbm-3.3:1", "azureml://registries/azureml/environments/model-evaluation/versions/6"):
+        job = ml.jobs.create_or_update(command(name=unique("curated"), command="true", environment=environment))
+        assert job.environment == environment
+        ml.jobs.begin_cancel(job.name).result()
+    with pytest.raises(HttpResponseError, match="no label .nothing.*prod, latest"):
+        ml.jobs.create_or_update(command(command="true", environment="azureml:AzureML-AutoML@nothing"))
+
+
+def test_a_version_that_exists_is_not_uploaded_again(shared, folder, unique):
+    client, _ = shared
+    name = unique("once")
+    kinds = {
+        "models": lambda: Model(name=name, version="1", path=str(folder), type="custom_model"),
+        "data": lambda: Data(name=name, version="1", path=str(folder), type="uri_folder"),
+    }
+    for kind, make in kinds.items():
+        operations = getattr(client, kind)
+        operations.create_or_update(make())
+        for content in (b"other", bytes(range(256)) * 100):
+            (folder / "model.bin").write_bytes(content)
+            with pytest.raises(HttpResponseError, match="exists-in-the-registry--choose-another-version"):
+                operations.create_or_update(make())
+        found = operations.get(name, version="1")
+        found.description = "of the same bytes"
+        operations.create_or_update(found)
+        assert operations.get(name, version="1").description == "of the same bytes"
+    client.environments.create_or_update(Environment(name=name, version="1", image="a:1"))
+    with pytest.raises(HttpResponseError, match="create a new version"):
+        client.environments.create_or_update(Environment(name=name, version="1", image="a:2"))
 
 
 def test_a_registry_that_is_missing_is_named(ml):
