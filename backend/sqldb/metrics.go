@@ -366,28 +366,3 @@ func (t *Tracking) pieces(ctx context.Context, workspace, id, key string) (piece
 	})
 	return pieces, tail, err
 }
-
-// modelPoints puts the points that name a logged model on that model too.
-func (t *Tracking) modelPoints(tx *Tx, workspace, run string, points []tracking.Metric) error {
-	models := map[string][]tracking.Metric{}
-	for _, p := range points {
-		if p.Model != "" {
-			models[p.Model] = append(models[p.Model], p)
-		}
-	}
-	for id, points := range models {
-		_, err := changeModel(tx, workspace, id, func(m *tracking.LoggedModel) error {
-			for _, p := range points {
-				m.AddMetric(run, p)
-			}
-			return nil
-		})
-		if fault.Is(err, fault.Missing) {
-			return fault.Invalid("The metric %q names the logged model %q, which does not exist.", points[0].Key, id).With("BAD_REQUEST")
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -75,7 +75,7 @@ func removeRun(tx *Tx, row tracking.RunGone) error {
 	if err != nil {
 		return err
 	}
-	for _, table := range []string{"metric_log", "metric_chunks"} {
+	for _, table := range []string{"metric_log", "metric_chunks", "logged_model_metrics"} {
 		if _, err := tx.Exec("DELETE FROM "+table+" WHERE run = ?", seq); err != nil {
 			return err
 		}

@@ -392,7 +392,7 @@ func (t *Tracking) Log(ctx context.Context, workspace, id string, points []track
 				t.cache.touch(l.experiment, l.seq)
 			}
 		})
-		return t.modelPoints(tx, workspace, l.id, points)
+		return modelPoints(tx, workspace, l.seq, points)
 	})
 }
 

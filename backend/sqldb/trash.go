@@ -326,6 +326,9 @@ func purgeExperiment(tx *Tx, workspace string, n int64, keepArtifacts, begun boo
 				return false, err
 			}
 		}
+		if _, err := tx.Exec(`DELETE FROM logged_model_metrics WHERE model = (SELECT seq FROM logged_models WHERE workspace = ? AND id = ?)`, workspace, g.id); err != nil {
+			return false, err
+		}
 		if _, err := tx.Exec(`DELETE FROM logged_models WHERE workspace = ? AND id = ?`, workspace, g.id); err != nil {
 			return false, err
 		}

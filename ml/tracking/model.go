@@ -221,35 +221,44 @@ func (s *Service) SearchModels(ctx context.Context, workspace string, q ModelSea
 	return page, next, nil
 }
 
-// metric returns the latest value of a metric, of one of the datasets if any
-// are named.
-func (m *LoggedModel) metric(key string, of []Dataset) (Number, bool) {
-	var best *ModelMetric
-	for i := range m.Metrics {
-		v := &m.Metrics[i]
-		if v.Key != key || len(of) > 0 && !slices.ContainsFunc(of, func(d Dataset) bool {
-			return d.Name == v.DatasetName && (d.Digest == "" || d.Digest == v.DatasetDigest)
-		}) {
-			continue
-		}
-		if best == nil || (Point{v.Step, v.Time, float64(v.Value)}).After(Point{best.Step, best.Time, float64(best.Value)}) {
-			best = v
-		}
-	}
-	if best == nil {
-		return 0, false
-	}
-	return best.Value, true
+// of tells whether the value was measured with one of the datasets, if any are
+// named.
+func (v *ModelMetric) of(datasets []Dataset) bool {
+	return len(datasets) == 0 || slices.ContainsFunc(datasets, func(d Dataset) bool {
+		return d.Name == v.DatasetName && (d.Digest == "" || d.Digest == v.DatasetDigest)
+	})
 }
 
+// latest returns the value of a metric that was measured last, of one of the
+// datasets if any are named.
+func (m *LoggedModel) latest(key string, of []Dataset) (Number, bool) {
+	var last *ModelMetric
+	for i := range m.Metrics {
+		v := &m.Metrics[i]
+		if v.Key == key && v.of(of) && (last == nil || cmp.Or(cmp.Compare(v.Time, last.Time), cmp.Compare(v.Step, last.Step), strings.Compare(last.Run, v.Run)) > 0) {
+			last = v
+		}
+	}
+	if last == nil {
+		return 0, false
+	}
+	return last.Value, true
+}
+
+// passes tells whether the model has all that the clauses ask for: a metric
+// passes with any value that it ever had. Where datasets are named and no
+// metric is, any value measured with one of them will do.
 func (m *LoggedModel) passes(clauses []Clause, of []Dataset) bool {
+	metrics := false
 	for i := range clauses {
 		c := &clauses[i]
 		ok := false
 		switch c.of {
 		case metric:
-			v, there := m.metric(c.Key, of)
-			ok = there && c.MatchesNumber(float64(v))
+			metrics = true
+			ok = slices.ContainsFunc(m.Metrics, func(v ModelMetric) bool {
+				return v.Key == c.Key && v.of(of) && c.MatchesNumber(float64(v.Value))
+			})
 		case param:
 			v, there := m.Params[c.Key]
 			ok = c.matchesKey(v, there)
@@ -269,6 +278,9 @@ func (m *LoggedModel) passes(clauses []Clause, of []Dataset) bool {
 		if !ok {
 			return false
 		}
+	}
+	if len(of) > 0 && !metrics {
+		return slices.ContainsFunc(m.Metrics, func(v ModelMetric) bool { return v.of(of) })
 	}
 	return true
 }
@@ -294,7 +306,7 @@ func (m *LoggedModel) attribute(key string) string {
 func (m *LoggedModel) value(o Order, of []Dataset) sortValue {
 	switch o.of {
 	case metric:
-		v, ok := m.metric(o.Key, of)
+		v, ok := m.latest(o.Key, of)
 		if !ok {
 			return sortValue{rank: 2}
 		}

@@ -124,11 +124,10 @@ type LoggedModel struct {
 
 	Tags    map[string]string `json:"tags"`
 	Params  map[string]string `json:"params"`
-	Metrics []ModelMetric     `json:"metrics"`
+	Metrics []ModelMetric     `json:"metrics,omitempty"` // all that were ever logged, by key, time and step
 }
 
-// ModelMetric is the latest point of a metric of a logged model, per run and
-// dataset.
+// ModelMetric is a value that a metric of a logged model had.
 type ModelMetric struct {
 	Key           string `json:"key"`
 	Value         Number `json:"value"`

@@ -909,21 +909,6 @@ func (o Order) compare(a, b sortValue) int {
 	return c
 }
 
-// AddMetric keeps a point of a run if it is the latest of its metric and dataset.
-func (m *LoggedModel) AddMetric(run string, p Metric) {
-	one := ModelMetric{Key: p.Key, Value: Number(p.Value), Time: p.Time, Step: p.Step, Run: run, DatasetName: p.DatasetName, DatasetDigest: p.DatasetDigest}
-	for i := range m.Metrics {
-		o := &m.Metrics[i]
-		if o.Key == one.Key && o.Run == run && o.DatasetName == one.DatasetName && o.DatasetDigest == one.DatasetDigest {
-			if !(Point{o.Step, o.Time, float64(o.Value)}).After(p.Point) {
-				*o = one
-			}
-			return
-		}
-	}
-	m.Metrics = append(m.Metrics, one)
-}
-
 // Value is a text or a number to sort by, or nothing, which comes last.
 type Value struct {
 	Text    string

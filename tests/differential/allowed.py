@@ -149,10 +149,6 @@ ALLOWED = [
         where="^status$", theirs="^400 INVALID_PARAMETER_VALUE Missing value", ours="^(200|404)", scrap=True,
     ),
     Allowed(
-        "MLflow keeps each value that a logged model's metric ever had; here the latest of each metric and dataset.",
-        call="logged-models", where=r"data\.metrics(\.length$|\[)",
-    ),
-    Allowed(
         "What cannot be an experiment's id matches none; MLflow refuses the search.",
         call="experiments/search", where="^status$", theirs="^400 INVALID_PARAMETER_VALUE Invalid experiment ID", ours="^200",
     ),

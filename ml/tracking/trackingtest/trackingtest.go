@@ -43,7 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) (store tracking.Store, fold func(
 		{"points are kept once, whenever they come", points},
 		{"a search sees all that was acknowledged before it", scan},
 		{"datasets are shared by name and digest", datasets},
-		{"logged models keep the latest point of each run and dataset", models},
+		{"logged models keep each value of their metrics", models},
 		{"what is removed for good leaves nothing but its artefacts as waste", purge},
 		{"counts are those of what there is", tallies},
 	}
@@ -536,15 +536,22 @@ func models(t *testing.T, s tracking.Store, _ func() error) {
 	log := func(step int64, value float64, dataset string) error {
 		return s.Log(ctx, here, "r", []tracking.Metric{{Key: "acc", Point: tracking.Point{Step: step, Value: value}, Model: "m-1", DatasetName: dataset}}, nil)
 	}
-	for _, err := range []error{log(5, .5, ""), log(3, .3, ""), log(1, math.NaN(), "d")} {
+	for _, err := range []error{log(5, .5, ""), log(3, .3, ""), log(1, math.NaN(), "d"), log(3, .3, "")} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	m := must[tracking.LoggedModel](t)(s.Model(ctx, here, "m-1"))
-	if len(m.Metrics) != 2 || m.Metrics[0].Value != .5 || m.Metrics[0].Run != "r" || m.Metrics[1].Value == m.Metrics[1].Value {
-		t.Errorf("%+v", m.Metrics)
+	check := func(list []tracking.ModelMetric) {
+		t.Helper()
+		if len(list) != 3 || list[0].Step != 1 || list[0].Value == list[0].Value || list[0].DatasetName != "d" ||
+			list[1].Value != .3 || list[2].Value != .5 || list[2].Run != "r" {
+			t.Errorf("%+v", list)
+		}
 	}
+	check(m.Metrics)
+	m = must[tracking.LoggedModel](t)(s.ChangeModel(ctx, here, "m-1", func(m *tracking.LoggedModel) error { m.Name = "other"; return nil }))
+	check(m.Metrics)
 	err := s.Log(ctx, here, "r", []tracking.Metric{{Key: "x", Model: "m-9"}}, nil)
 	if !fault.Is(err, fault.BadRequest) {
 		t.Errorf("a metric of a model that is not there: %v", err)
@@ -555,7 +562,25 @@ func models(t *testing.T, s tracking.Store, _ func() error) {
 	if _, err := s.Model(ctx, there, "m-1"); !fault.Is(err, fault.Missing) {
 		t.Errorf("another workspace's model: %v", err)
 	}
-	if list := must[[]tracking.LoggedModel](t)(s.Models(ctx, here, []string{r.Experiment})); len(list) != 1 {
-		t.Errorf("Models: %v", list)
+	list := must[[]tracking.LoggedModel](t)(s.Models(ctx, here, []string{r.Experiment}))
+	if len(list) != 1 || list[0].Name != "other" {
+		t.Fatalf("Models: %v", list)
+	}
+	check(list[0].Metrics)
+	if err := s.CreateModel(ctx, tracking.LoggedModel{Workspace: here, ID: "m-2", Experiment: r.Experiment}); err != nil {
+		t.Fatal(err)
+	}
+	for filter, want := range map[string]int{"metrics.acc = 0.3": 1, "metrics.acc > 0.4": 1, "metrics.acc > 0.5": 0, "": 2} {
+		found, _, err := tracking.New(s).SearchModels(ctx, here, tracking.ModelSearch{Experiments: []string{r.Experiment}, Filter: filter})
+		if err != nil || len(found) != want {
+			t.Errorf("%q: %d models, %v; want %d", filter, len(found), err, want)
+		}
+	}
+	deleteRun(t, s, "r", 1)
+	if err := s.PurgeRun(ctx, here, "r", false); err != nil {
+		t.Fatal(err)
+	}
+	if m := must[tracking.LoggedModel](t)(s.Model(ctx, here, "m-1")); len(m.Metrics) != 0 {
+		t.Errorf("metrics of a run that was removed for good: %v", m.Metrics)
 	}
 }
