@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -113,7 +114,7 @@ func insertExperiment(tx *Tx, e tracking.Experiment, id any) (tracking.Experimen
 	}
 	e.ID = strconv.FormatInt(n, 10)
 	if e.Artifact == "" {
-		e.Artifact = "mlflow-artifacts:/" + e.ID
+		e.Artifact = cmp.Or(e.Root, "mlflow-artifacts:") + "/" + e.ID
 		if _, err := tx.Exec(`UPDATE experiments SET artifact = ? WHERE id = ?`, e.Artifact, n); err != nil {
 			return e, err
 		}

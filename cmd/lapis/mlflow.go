@@ -16,6 +16,7 @@ import (
 	"lapis/ml/trace"
 	"lapis/ml/tracking"
 	"lapis/ml/trash"
+	"lapis/ml/workspace"
 	"lapis/pattern"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -24,17 +25,23 @@ import (
 
 // newMLflow serves MLflow's protocol for the first workspace at the root, and
 // for each workspace below /mlflow/v1.0{id} and /mlflow/v2.0{id}.
-func (v *server) newMLflow(db *sqldb.DB, resources *sqldb.Resources, runs tracking.Store, blobs blob.Store, bin *trash.Trash, links links) *mlflowhttp.Server {
+func (v *server) newMLflow(db *sqldb.DB, resources *sqldb.Resources, runs tracking.Store, blobs blob.Store, bin *trash.Trash, links links) (*mlflowhttp.Server, error) {
 	main := v.who.group() + "/providers/" + ml.Workspaces + "/" + v.who.Workspace
 	sites := &sites{store: resources, byID: map[string]knownSite{}}
 	service := tracking.New(runs)
-	hooks := v.newWebhooks(db, resources)
+	first, err := resource.ParseID(main)
+	if err != nil {
+		return nil, err
+	}
+	catalog := workspace.NewCatalog(v.manager, service, first)
+	hooks := v.newWebhooks(db, resources, catalog)
 	return mlflowhttp.New(mlflowhttp.Config{
 		Tracking:   service,
 		Registry:   registry.New(v.manager, service, hooks),
 		Traces:     trace.New(sqldb.NewTraces(db), service),
 		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service),
 		Webhooks:   hooks,
+		Workspaces: catalog,
 		Resources:  resources,
 		Blobs:      blobs,
 		Trash:      bin,
@@ -58,7 +65,7 @@ func (v *server) newMLflow(db *sqldb.DB, resources *sqldb.Resources, runs tracki
 			return links.blob(v.origins.Base(r), c, key, permissions, time.Now().Add(lasting), identity.Of(r.Context()).Name)
 		},
 		Log: v.log,
-	})
+	}), nil
 }
 
 var underWorkspace = pattern.New(`^/(?i:mlflow/v[12]\.0(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+))(/.*)?$`)

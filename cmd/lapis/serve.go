@@ -224,7 +224,11 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		Links: links, Origins: v.origins, Log: log, Now: now})
 	v.router.Handle(v.auth.Require(history, nil), "history", "data", "modelregistry", "execution")
 	v.router.Handle(http.HandlerFunc(history.Discovery), "discovery")
-	v.router.Handle(v.newMLflow(db, resources, runs, blobs, bin, links), "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
+	mlflow, err := v.newMLflow(db, resources, runs, blobs, bin, links)
+	if err != nil {
+		return nil, err
+	}
+	v.router.Handle(mlflow, "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
 	v.router.Blob = v.newBlobs(resources, blobs, sas)
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)

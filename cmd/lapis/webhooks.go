@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"os"
@@ -8,7 +9,9 @@ import (
 	"lapis/backend/courier"
 	"lapis/backend/sqldb"
 	"lapis/fault"
+	"lapis/ml"
 	"lapis/ml/webhook"
+	"lapis/ml/workspace"
 )
 
 // newCourier is what brings messages to webhooks. It trusts the authorities that
@@ -27,9 +30,16 @@ func newCourier(s settings, bundle string) (*courier.Courier, error) {
 
 // newWebhooks makes the service of webhooks, and the loop that makes their
 // deliveries.
-func (v *server) newWebhooks(db *sqldb.DB, resources *sqldb.Resources) *webhook.Service {
+func (v *server) newWebhooks(db *sqldb.DB, resources *sqldb.Resources, catalog *workspace.Catalog) *webhook.Service {
 	hooks := webhook.New(webhook.Config{
 		Manager: v.manager, Store: resources, Outbox: sqldb.NewOutbox(db), Sealer: v.keys.sealer, Courier: v.courier, Now: now,
+		Workspace: func(ctx context.Context, site ml.Site) string {
+			if on, err := catalog.Enabled(ctx); err != nil || !on {
+				return ""
+			}
+			name, _ := catalog.NameOf(ctx, site.GUID)
+			return name
+		},
 		Failed: func(d webhook.Delivery, why string) {
 			v.log.Warn("webhook given up", "webhook", d.Webhook, "delivery", d.ID, "attempts", d.Attempts+1, "why", why)
 		},

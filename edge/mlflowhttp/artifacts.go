@@ -35,14 +35,20 @@ func (s *Server) artifactRoutes() {
 	s.add("GET|HEAD", "lapis/artifacts/zip", route{artifactsRead, true, s.zipArtifacts})
 	s.add("GET|HEAD", "get-artifact", route{artifactsRead, true, s.getRunArtifact})
 	s.add("POST", "2.0/mlflow/upload-artifact", route{artifactsWrite, true, s.uploadArtifact})
-	s.add("GET", "3.0/mlflow/server-info", route{"", true, s.serverInfo})
+	s.add("GET", serverInfoPath, route{"", true, s.serverInfo})
 }
 
+const serverInfoPath = "3.0/mlflow/server-info"
+
 func (s *Server) serverInfo(c *call) error {
+	on, err := s.Workspaces.Enabled(c.ctx())
+	if err != nil {
+		return err
+	}
 	var o out
 	o.open()
 	o.text("store_type", "SqlStore")
-	o.flag("workspaces_enabled", false)
+	o.flag("workspaces_enabled", on)
 	o.flag("trace_archival_enabled", false)
 	o.flag("multipart_uploads_enabled", s.Link != nil)
 	// A client that is told of presigned downloads asks for an address before
@@ -97,7 +103,11 @@ type place struct {
 
 // locate finds the bytes of a path below "mlflow-artifacts:/".
 func (s *Server) locate(c *call, p string) (place, error) {
-	store, key := tracking.StorePath(strings.Trim(p, "/"))
+	p = strings.Trim(p, "/")
+	if err := c.within(p); err != nil {
+		return place{}, err
+	}
+	store, key := tracking.StorePath(p)
 	if store == ml.ArtifactStore {
 		return place{c.site.Artifacts(), key}, nil
 	}

@@ -24,6 +24,9 @@ func (s *Server) createExperiment(c *call) error {
 	if c.err != nil {
 		return c.err
 	}
+	if c.spaces && location != "" {
+		return invalid("artifact_location cannot be specified when workspaces are enabled")
+	}
 	e, err := s.Tracking.CreateExperiment(c.ctx(), c.workspace, name, location, tags)
 	if err != nil {
 		return err
@@ -35,7 +38,8 @@ func (s *Server) createExperiment(c *call) error {
 	return c.reply(&o)
 }
 
-func (o *out) experiment(key string, e *tracking.Experiment) {
+// experiment writes an experiment of a workspace.
+func (o *out) experiment(key string, e *tracking.Experiment, workspace string) {
 	o.object(key)
 	o.text("experiment_id", e.ID)
 	o.text("name", e.Name)
@@ -44,7 +48,7 @@ func (o *out) experiment(key string, e *tracking.Experiment) {
 	o.integer("last_update_time", e.Updated)
 	o.integer("creation_time", e.Created)
 	o.tags("tags", e.Tags)
-	o.text("workspace", "default")
+	o.text("workspace", workspace)
 	o.close()
 }
 
@@ -68,9 +72,13 @@ func (o *out) tag(key, value string) {
 }
 
 func (c *call) replyExperiment(e *tracking.Experiment) error {
+	name, err := c.spaceName()
+	if err != nil {
+		return err
+	}
 	var o out
 	o.open()
-	o.experiment("experiment", e)
+	o.experiment("experiment", e, name)
 	o.close()
 	return c.reply(&o)
 }
@@ -117,12 +125,16 @@ func (s *Server) searchExperiments(c *call) error {
 	if err != nil {
 		return err
 	}
+	name, err := c.spaceName()
+	if err != nil {
+		return err
+	}
 	var o out
 	o.open()
 	if len(found) > 0 {
 		o.list("experiments")
 		for i := range found {
-			o.experiment("", &found[i])
+			o.experiment("", &found[i], name)
 		}
 		o.closeList()
 	}

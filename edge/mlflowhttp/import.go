@@ -31,10 +31,14 @@ func (s *Server) importExperiment(c *call) error {
 	if err != nil {
 		return err
 	}
+	workspace, err := c.spaceName()
+	if err != nil {
+		return err
+	}
 	var o out
 	o.open()
 	o.flag("made", made)
-	o.experiment("experiment", &found)
+	o.experiment("experiment", &found, workspace)
 	o.close()
 	return c.reply(&o)
 }

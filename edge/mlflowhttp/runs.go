@@ -468,6 +468,9 @@ func (s *Server) history(c *call) error {
 	if c.err != nil {
 		return c.err
 	}
+	if err := c.known(run); err != nil {
+		return err
+	}
 	points, next, err := s.Tracking.History(c.ctx(), c.workspace, run, key, limit, page)
 	if err != nil {
 		return err
@@ -533,6 +536,9 @@ func (s *Server) historyInterval(c *call) error {
 		return invalid("GetMetricHistoryBulkInterval request must specify at most 100 run_ids. Received %d run_ids.%s", len(runs), seeDocs)
 	case limit < 1 || limit > maxSampled:
 		return invalid("max_results must be between 1 and %d.%s", maxSampled, seeDocs)
+	}
+	if err := c.known(runs...); err != nil {
+		return err
 	}
 	var o out
 	o.open()

@@ -23,6 +23,7 @@ import (
 	"lapis/ml/tracking"
 	"lapis/ml/trash"
 	"lapis/ml/webhook"
+	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
@@ -43,6 +44,7 @@ type Config struct {
 	Traces     *trace.Service
 	Evaluation *evaluation.Service
 	Webhooks   *webhook.Service
+	Workspaces *workspace.Catalog // nil: MLflow's workspaces stay off
 	Resources  resource.Store
 	Blobs      blob.Store
 
@@ -117,6 +119,7 @@ type call struct {
 	r         *http.Request
 	site      ml.Site
 	workspace string // the site's GUID
+	spaces    bool   // MLflow's workspaces are on, and the request goes by them
 	vars      map[string]string
 	server    *Server
 }
@@ -139,6 +142,7 @@ func New(config Config) *Server {
 	s.importRoutes()
 	s.beyondRoutes()
 	s.webhookRoutes()
+	s.workspaceRoutes()
 	return s
 }
 
@@ -276,12 +280,17 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.offered(path, rest)
 	}
-	if s.Access != nil && route.permission != "" {
-		if err := s.Access.Check(r.Context(), identity.Of(r.Context()), route.permission, site.ID); err != nil {
+	c := &call{w: w, r: r, site: site, workspace: site.GUID, vars: vars, server: s}
+	if path != serverInfoPath {
+		if err := s.enter(c, rest == r.URL.Path); err != nil {
 			return err
 		}
 	}
-	c := &call{w: w, r: r, site: site, workspace: site.GUID, vars: vars, server: s}
+	if s.Access != nil && route.permission != "" {
+		if err := s.Access.Check(r.Context(), identity.Of(r.Context()), route.permission, c.site.ID); err != nil {
+			return err
+		}
+	}
 	if !route.raw {
 		if c.message, err = readMessage(r); err != nil {
 			return err
@@ -294,7 +303,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 var notOffered = []string{
 	"3.0/mlflow/gateway/", "2.0/mlflow/gateway/", "3.0/mlflow/mcp-servers", "3.0/mlflow/review-queues",
 	"3.0/mlflow/label-schemas", "3.0/mlflow/prompt-optimization/", "3.0/mlflow/traces/", "2.0/mlflow/traces",
-	"3.0/mlflow/scorers/", "3.0/mlflow/issues", "3.0/mlflow/workspaces",
+	"3.0/mlflow/scorers/", "3.0/mlflow/issues",
 	"3.0/jobs",
 }
 

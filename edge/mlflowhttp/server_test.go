@@ -117,12 +117,13 @@ func serveSite(t testing.TB, authorities ...*x509.Certificate) (address string, 
 		t.Fatal(err)
 	}
 	service := tracking.New(runs)
+	catalog := workspace.NewCatalog(m, service, mustID(t, main))
 	sas := identity.NewSAS([]byte("a key of the tests"))
 	mux := http.NewServeMux()
 	mux.Handle("/blob/", blobhttp.New(blobs, sas, blobhttp.Config{Log: log}))
 	mux.Handle("/", mlflowhttp.New(mlflowhttp.Config{
 		Tracking: service, Registry: registry.New(m, service, hooks), Traces: trace.New(sqldb.NewTraces(db), service),
-		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Webhooks: hooks, Resources: resources, Blobs: blobs,
+		Evaluation: evaluation.New(sqldb.NewEvaluation(db), service), Webhooks: hooks, Workspaces: catalog, Resources: resources, Blobs: blobs,
 		Trash:   &trash.Trash{Runs: runs, Blobs: blobs, Resources: resources, Keep: time.Hour, Log: log, Now: time.Now},
 		Resolve: func(r *http.Request) (ml.Site, string, error) { return site, r.URL.Path, nil },
 		Authenticate: func(next http.Handler, _ func(http.ResponseWriter, *http.Request, error)) http.Handler {

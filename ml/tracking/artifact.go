@@ -15,6 +15,12 @@ func ArtifactRoot(experiment, run string) string {
 // a datastore and a path in it. The artefacts of a run are those of the job of
 // that name, where Azure ML's clients look for them.
 func StorePath(p string) (datastore, path string) {
+	// What lies in a workspace that MLflow names lies where it would without.
+	if deep := strings.SplitN(p, "/", 4); len(deep) >= 3 && deep[0] == "workspaces" {
+		if id, _, _ := strings.Cut(deep[2], "/"); digits(id) {
+			p = strings.Join(deep[2:], "/")
+		}
+	}
 	parts := strings.SplitN(p, "/", 4)
 	if len(parts) >= 3 && parts[2] == "artifacts" && digits(parts[0]) && parts[1] != "" {
 		path = "ExperimentRun/dcid." + parts[1]

@@ -7,6 +7,7 @@ type Experiment struct {
 	ID        string // decimal integer, unique over the server
 	Name      string
 	Artifact  string // where artefacts of its runs go, as MLflow shows it
+	Root      string // of a new one without Artifact: what that begins with; its id follows. "" is "mlflow-artifacts:"
 	Tags      map[string]string
 	Created   int64 // Unix ms
 	Updated   int64 // Unix ms

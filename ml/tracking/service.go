@@ -25,6 +25,10 @@ type Service struct {
 	store Store
 	now   func() time.Time
 
+	// Root, if it is set, tells where artefacts of new experiments of a
+	// workspace go, each in a folder of its id; "" is the server's own place.
+	Root func(ctx context.Context, workspace string) (string, error)
+
 	mu       sync.Mutex
 	defaults map[string]string // workspace → id of its experiment "Default"
 }
@@ -79,6 +83,12 @@ func (s *Service) CreateExperiment(ctx context.Context, workspace, name, artifac
 		}
 	}
 	e := Experiment{Workspace: workspace, Name: name, Artifact: artifact, Tags: map[string]string{}, Created: s.millis()}
+	if s.Root != nil {
+		var err error
+		if e.Root, err = s.Root(ctx, workspace); err != nil {
+			return Experiment{}, err
+		}
+	}
 	for _, t := range tags {
 		if err := checkExperimentTag(t); err != nil {
 			return Experiment{}, err
