@@ -1,7 +1,5 @@
 package spec
 
-import "slices"
-
 // products are the connection types with fields of their own in place of
 // target and credentials: which field is the target, which the key.
 var products = map[string]struct{ target, kind string }{
@@ -65,8 +63,11 @@ func (b *builder) connection() (Result, error) {
 			p["credentials"] = m
 		}
 	}
-	if !special && p["target"] == nil && !slices.Contains([]string{"custom"}, kind) {
+	if !special && p["target"] == nil {
 		return Result{}, r.fault("target", "this field is required for a connection of type %s.", kind)
+	}
+	if kind == "azure_open_ai" && p["target"] == nil {
+		return Result{}, r.fault(product.target, "this field is required for a connection of type %s.", kind)
 	}
 	return b.send("PUT", b.Target.Path("connections", r.str("name")), "2024-04-01-preview", map[string]any{"properties": p})
 }

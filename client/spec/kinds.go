@@ -3,6 +3,7 @@ package spec
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -87,7 +88,7 @@ func identify(d *Document, noun string) error {
 
 // The tables. They hold what Azure ML's own schemas hold.
 
-var schemaField = field{key: "$schema", shape: anything}
+var schemaField = field{key: "$schema", shape: str}
 
 // resource is what most files begin with.
 var resource = fields{
@@ -143,7 +144,7 @@ var route = fields{
 var environmentAsset = asset.and(
 	field{key: "name", shape: name, rule: required},
 	field{key: "image", shape: str},
-	field{key: "conda_file", shape: anything},
+	field{key: "conda_file", shape: present},
 	field{key: "build", shape: fields{
 		{key: "path", shape: str, rule: required},
 		{key: "dockerfile_path", shape: str},
@@ -292,11 +293,12 @@ var command = fields{
 }
 
 var commandJob = resource.and(command...).and(
+	field{key: "tags", shape: mapOf(nullable(str))},
 	field{key: "type", shape: choice("command")},
 	field{key: "display_name", shape: str},
 	field{key: "experiment_name", shape: name},
 	field{key: "compute", shape: str},
-	field{key: "properties", shape: mapOf(nullable(scalar))},
+	field{key: "properties", shape: mapOf(nullable(str))},
 	field{key: "environment_variables", shape: mapOf(scalar)},
 	field{key: "identity", shape: jobIdentity},
 	field{key: "services", shape: mapOf(tagged(services))},
@@ -313,6 +315,34 @@ var portTypes = slices.Concat([]string{"path"}, dataTypes, modelTypes)
 var parameterTypes = []string{"string", "integer", "number", "boolean"}
 var portModes = []string{"download", "ro_mount", "rw_mount", "mount", "upload", "direct", "eval_mount", "eval_download", "link"}
 
+// parameter takes a value that a parameter of that type can have: `2`, and "2"
+// too, for a number.
+func parameter(kind string) shape {
+	return func(c *checker, n *Node, path string) {
+		before := len(c.mistakes)
+		scalar(c, n, path)
+		if len(c.mistakes) > before {
+			return
+		}
+		var err error
+		switch kind {
+		case "integer":
+			if n.kind != float {
+				_, err = strconv.ParseInt(strings.ReplaceAll(n.text, "_", ""), 0, 64)
+			}
+		case "number":
+			_, err = n.number()
+		case "boolean":
+			if n.kind != boolean {
+				_, err = strconv.ParseBool(n.text)
+			}
+		}
+		if err != nil || kind != "boolean" && kind != "string" && n.kind == boolean {
+			c.wrong(n, path, "%q is no value of the type %s.", n.text, kind)
+		}
+	}
+}
+
 // componentInput takes a parameter or a port.
 func componentInput(c *checker, n *Node, path string) {
 	f := fields{
@@ -321,8 +351,12 @@ func componentInput(c *checker, n *Node, path string) {
 		{key: "optional", shape: flag},
 		{key: "default", shape: scalar},
 	}
-	if n.kind == mapping && slices.Contains(parameterTypes, strings.ToLower(n.str("type"))) {
-		f = f.and(field{key: "min", shape: scalar}, field{key: "max", shape: scalar}, field{key: "enum", shape: listOf(scalar)})
+	if kind := strings.ToLower(n.str("type")); n.kind == mapping && slices.Contains(parameterTypes, kind) {
+		bound := scalar
+		if kind != "string" {
+			bound = parameter("number")
+		}
+		f = f.and(field{key: "default", shape: parameter(kind)}, field{key: "min", shape: bound}, field{key: "max", shape: bound}, field{key: "enum", shape: listOf(str)})
 	} else {
 		f = f.and(field{key: "mode", shape: choice(portModes...)})
 	}
@@ -330,6 +364,7 @@ func componentInput(c *checker, n *Node, path string) {
 }
 
 var commandComponent = asset.and(command...).and(
+	field{key: "tags", shape: mapOf(str)},
 	field{key: "name", shape: name, rule: required},
 	field{key: "type", shape: choice("command")},
 	field{key: "display_name", shape: str},
@@ -347,7 +382,7 @@ var commandComponent = asset.and(command...).and(
 )
 
 var computeIdentity = fields{
-	{key: "type", shape: choice("system_assigned", "user_assigned", "none", "system_assigned,user_assigned")},
+	{key: "type", shape: choice("system_assigned", "user_assigned", "none", "system_assigned,user_assigned"), rule: required},
 	{key: "user_assigned_identities", shape: listOf(fields{
 		{key: "resource_id", shape: str},
 		{key: "client_id", rule: readOnly}, {key: "principal_id", rule: readOnly}, {key: "tenant_id", rule: readOnly},
@@ -364,6 +399,7 @@ var networkSettings = fields{
 }
 
 var computeResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
 	field{key: "name", shape: name, rule: required},
 	field{key: "type", shape: str, rule: required},
 	field{key: "location", shape: str},
@@ -379,11 +415,11 @@ var script = fields{
 }
 
 var trigger = tagged(map[string]fields{
-	"cron": {{key: "expression", shape: str, rule: required}, {key: "start_time", shape: scalar}, {key: "time_zone", shape: str}},
+	"cron": {{key: "expression", shape: str, rule: required}, {key: "start_time", shape: str}, {key: "time_zone", shape: str}},
 	"recurrence": {
 		{key: "frequency", shape: choice("minute", "hour", "day", "week", "month"), rule: required},
 		{key: "interval", shape: whole(1)},
-		{key: "start_time", shape: scalar}, {key: "time_zone", shape: str},
+		{key: "start_time", shape: str}, {key: "time_zone", shape: str},
 		{key: "schedule", shape: fields{
 			{key: "week_days", shape: listOf(choice("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"))},
 			{key: "hours", shape: listOf(whole(0))},
@@ -401,7 +437,7 @@ var computes = map[string]fields{
 		field{key: "idle_time_before_scale_down", shape: whole(0)},
 		field{key: "ssh_public_access_enabled", shape: flag},
 		field{key: "ssh_settings", shape: fields{
-			{key: "admin_username", shape: str},
+			{key: "admin_username", shape: str, rule: required},
 			{key: "admin_password", shape: str},
 			{key: "ssh_key_value", shape: str},
 		}.check},
@@ -435,8 +471,8 @@ var computes = map[string]fields{
 		field{key: "custom_applications", shape: listOf(fields{
 			{key: "name", shape: str, rule: required},
 			{key: "type", shape: choice("docker")},
-			{key: "image", shape: fields{{key: "reference", shape: str}}.check},
-			{key: "endpoints", shape: listOf(fields{{key: "target", shape: whole(0)}, {key: "published", shape: whole(0)}}.check)},
+			{key: "image", shape: fields{{key: "reference", shape: str, rule: required}}.check, rule: required},
+			{key: "endpoints", shape: listOf(fields{{key: "target", shape: port, rule: required}, {key: "published", shape: port, rule: required}}.check), rule: required},
 			{key: "environment_variables", shape: mapOf(scalar)},
 			{key: "bind_mounts", shape: listOf(fields{{key: "source", shape: str}, {key: "target", shape: str}}.check)},
 		}.check)},
@@ -464,7 +500,7 @@ var computes = map[string]fields{
 		field{key: "resource_id", shape: str, rule: required},
 		field{key: "compute_location", rule: readOnly},
 		field{key: "ssh_settings", shape: fields{
-			{key: "admin_username", shape: str},
+			{key: "admin_username", shape: str, rule: required},
 			{key: "admin_password", shape: str},
 			{key: "ssh_port", shape: whole(1)},
 			{key: "ssh_private_key_file", shape: str},
@@ -494,6 +530,7 @@ var (
 )
 
 var datastoreResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
 	field{key: "name", shape: name, rule: required},
 	field{key: "type", shape: str, rule: required},
 )
@@ -524,7 +561,7 @@ var datastores = map[string]fields{
 	"one_lake": datastoreResource.and(
 		field{key: "one_lake_workspace_name", shape: str, rule: required},
 		field{key: "endpoint", shape: str, rule: required},
-		field{key: "artifact", shape: fields{{key: "name", shape: str, rule: required}, {key: "type", shape: choice("lake_house")}}.check},
+		field{key: "artifact", rule: required, shape: fields{{key: "name", shape: str, rule: required}, {key: "type", shape: choice("lake_house")}}.check},
 		field{key: "credentials", shape: variant(noSecret, clientSecret)},
 	),
 }
@@ -534,17 +571,18 @@ var datastores = map[string]fields{
 var secrets = map[string]struct {
 	authType string
 	fields   map[string]string
+	optional bool // of the fields
 }{
-	"pat":               {"PAT", map[string]string{"pat": "pat"}},
-	"sas":               {"SAS", map[string]string{"sas_token": "sas"}},
-	"username_password": {"UsernamePassword", map[string]string{"username": "username", "password": "password"}},
-	"managed_identity":  {"ManagedIdentity", map[string]string{"client_id": "clientId", "resource_id": "resourceId"}},
-	"service_principal": {"ServicePrincipal", map[string]string{"client_id": "clientId", "client_secret": "clientSecret", "tenant_id": "tenantId"}},
-	"access_key":        {"AccessKey", map[string]string{"access_key_id": "accessKeyId", "secret_access_key": "secretAccessKey"}},
-	"api_key":           {"ApiKey", map[string]string{"key": "key"}},
-	"account_key":       {"SAS", map[string]string{"account_key": "sas"}},
-	"aad":               {"AAD", nil},
-	"none":              {"None", nil},
+	"pat":               {"PAT", map[string]string{"pat": "pat"}, false},
+	"sas":               {"SAS", map[string]string{"sas_token": "sas"}, false},
+	"username_password": {"UsernamePassword", map[string]string{"username": "username", "password": "password"}, false},
+	"managed_identity":  {"ManagedIdentity", map[string]string{"client_id": "clientId", "resource_id": "resourceId"}, true},
+	"service_principal": {"ServicePrincipal", map[string]string{"client_id": "clientId", "client_secret": "clientSecret", "tenant_id": "tenantId"}, false},
+	"access_key":        {"AccessKey", map[string]string{"access_key_id": "accessKeyId", "secret_access_key": "secretAccessKey"}, false},
+	"api_key":           {"ApiKey", map[string]string{"key": "key"}, false},
+	"account_key":       {"SAS", map[string]string{"account_key": "sas"}, false},
+	"aad":               {"AAD", nil, true},
+	"none":              {"None", nil, true},
 }
 
 func connectionCredentials(c *checker, n *Node, path string) {
@@ -552,7 +590,11 @@ func connectionCredentials(c *checker, n *Node, path string) {
 	for kind, s := range secrets {
 		f := fields{}
 		for key := range s.fields {
-			f = append(f, field{key: key, shape: str})
+			needed := required
+			if s.optional {
+				needed = optional
+			}
+			f = append(f, field{key: key, shape: str, rule: needed})
 		}
 		tables[kind] = f
 	}
@@ -581,16 +623,16 @@ var connectionResource = resource.and(
 // The fields that the connections to one product have in place of target and
 // credentials.
 var productConnection = []field{
-	{key: "api_key", shape: str},
-	{key: "api_base", shape: str},
-	{key: "api_version", shape: scalar},
-	{key: "endpoint", shape: str},
-	{key: "azure_endpoint", shape: str},
-	{key: "open_ai_resource_id", shape: str},
-	{key: "ai_services_resource_id", shape: str},
-	{key: "url", shape: str},
-	{key: "account_name", shape: str},
-	{key: "container_name", shape: str},
+	{key: "api_key", shape: nullable(str)},
+	{key: "api_base", shape: nullable(str)},
+	{key: "api_version", shape: nullable(str)},
+	{key: "endpoint", shape: nullable(str)},
+	{key: "azure_endpoint", shape: nullable(str)},
+	{key: "open_ai_resource_id", shape: nullable(str)},
+	{key: "ai_services_resource_id", shape: nullable(str)},
+	{key: "url", shape: nullable(str)},
+	{key: "account_name", shape: nullable(str)},
+	{key: "container_name", shape: nullable(str)},
 }
 
 func words[V any](m map[string]V) []string {
@@ -629,12 +671,13 @@ var outboundRules = tagged(map[string]fields{
 	"service_tag": outboundRule.and(field{key: "destination", rule: required, shape: fields{
 		{key: "service_tag", shape: str, rule: required},
 		{key: "protocol", shape: str, rule: required},
-		{key: "port_ranges", shape: scalar, rule: required},
+		{key: "port_ranges", shape: str, rule: required},
 		{key: "address_prefixes", shape: listOf(str)},
 	}.check}),
 })
 
 var workspaceResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
 	field{key: "location", shape: str},
 	field{key: "resource_group", shape: str},
 	field{key: "display_name", shape: str},

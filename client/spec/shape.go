@@ -116,10 +116,23 @@ func version(c *checker, n *Node, path string) {
 // anything takes any value.
 func anything(*checker, *Node, string) {}
 
+// present takes any value but none.
+func present(c *checker, n *Node, path string) {
+	if n.kind == null {
+		c.wrong(n, path, "this is nothing where a value is wanted.")
+	}
+}
+
 // flag takes a boolean.
 func flag(c *checker, n *Node, path string) {
-	if !n.typed && n.kind == text {
-		n.kind = resolve(strings.ToLower(n.text))
+	if n.kind == text || n.kind == integer {
+		switch strings.ToLower(n.text) {
+		case "1", "0":
+			n.text = map[string]string{"1": "true", "0": "false"}[n.text]
+			fallthrough
+		default:
+			n.kind = resolve(strings.ToLower(n.text))
+		}
 	}
 	if n.kind != boolean {
 		c.wrong(n, path, "this is %s where true or false is wanted.", n.kind)
@@ -143,6 +156,18 @@ func whole(low int64) shape {
 		case i < low:
 			c.wrong(n, path, "%d is too small; %d is the least.", i, low)
 		}
+	}
+}
+
+// port takes a port that anyone may listen at.
+func port(c *checker, n *Node, path string) {
+	before := len(c.mistakes)
+	whole(0)(c, n, path)
+	if len(c.mistakes) > before {
+		return
+	}
+	if i, _ := n.whole(); i < 1025 || i > 65535 {
+		c.wrong(n, path, "%d is no port for this; it can be 1025 to 65535.", i)
 	}
 }
 
