@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -246,10 +247,10 @@ func (c *Client) Cancel(ctx context.Context, job string) error {
 
 // The fields of a run that may be changed after it was made.
 type RunChange struct {
-	Hidden      *bool             `json:"hidden,omitempty"`
-	DisplayName *string           `json:"displayName,omitempty"`
-	Description *string           `json:"description,omitempty"`
-	Tags        map[string]string `json:"tags,omitempty"`
+	Hidden      *bool              `json:"hidden,omitempty"`
+	DisplayName *string            `json:"displayName,omitempty"`
+	Description *string            `json:"description,omitempty"`
+	Tags        map[string]*string `json:"tags,omitempty"` // nil removes one; those not named stay
 }
 
 // ChangeRun changes a job's display name, description, tags or visibility.
@@ -259,10 +260,19 @@ func (c *Client) ChangeRun(ctx context.Context, job string, change RunChange) er
 		return err
 	}
 	var r struct {
-		Properties struct{ ExperimentName string }
+		Properties struct {
+			ExperimentName string
+			Tags           map[string]*string
+		}
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
 		return err
+	}
+	if change.Tags != nil { // the server takes them for all that there are
+		all := map[string]*string{}
+		maps.Copy(all, r.Properties.Tags)
+		maps.Copy(all, change.Tags)
+		change.Tags = all
 	}
 	experiment := r.Properties.ExperimentName
 	if experiment == "" {

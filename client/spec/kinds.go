@@ -228,7 +228,7 @@ func tagged(kinds map[string]fields) shape {
 
 var service = fields{
 	{key: "port", shape: whole(0)},
-	{key: "nodes", shape: str},
+	{key: "nodes", shape: nullable(choice("all"))},
 	{key: "properties", shape: mapOf(anything)},
 	{key: "endpoint", rule: readOnly},
 	{key: "status", rule: readOnly},
@@ -287,7 +287,10 @@ var command = fields{
 	{key: "resources", shape: jobResources.check},
 	{key: "distribution", shape: tagged(distributions)},
 	{key: "queue_settings", shape: fields{
-		{key: "job_tier", shape: choice("spot", "basic", "standard", "premium", "null")},
+		{key: "job_tier", shape: func(c *checker, n *Node, path string) {
+			present(c, n, path)
+			nullable(choice("spot", "basic", "standard", "premium", "null"))(c, n, path)
+		}},
 		{key: "priority", shape: choice("low", "medium", "high")},
 	}.check},
 }
@@ -304,7 +307,12 @@ var commandJob = resource.and(command...).and(
 	field{key: "services", shape: mapOf(tagged(services))},
 	field{key: "limits", shape: fields{{key: "timeout", shape: whole(1)}}.check},
 	field{key: "inputs", shape: mapOf(input)},
-	field{key: "outputs", shape: mapOf(nullable(output.check))},
+	field{key: "outputs", shape: mapOf(nullable(func(c *checker, n *Node, path string) {
+		output.check(c, n, path)
+		if v := n.get("version"); v != nil && n.get("name") == nil {
+			c.wrong(v, join(path, "version"), "an output with a version needs a name. Add `name:`.")
+		}
+	}))},
 	field{key: "parent_job_name", shape: name},
 	field{key: "status", rule: readOnly},
 	field{key: "log_files", rule: readOnly},
@@ -732,19 +740,39 @@ func webAddress(c *checker, n *Node, path string) {
 	}
 }
 
+// registryStorage takes ids of storage accounts, or what new ones are like.
+func registryStorage(c *checker, n *Node, path string) {
+	if n.kind == sequence {
+		listOf(arm)(c, n, path)
+		return
+	}
+	fields{
+		{key: "storage_account_hns", shape: flag},
+		{key: "storage_account_type", shape: choice("standard_lrs", "standard_grs", "standard_ragrs", "standard_zrs", "standard_gzrs", "standard_ragzrs", "premium_lrs", "premium_zrs")},
+		{key: "replication_count", shape: between(1, 100)},
+		{key: "arm_resource_id", rule: readOnly}, {key: "replicated_ids", rule: readOnly},
+	}.check(c, n, path)
+}
+
 var registryResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
 	field{key: "name", shape: name, rule: required},
 	field{key: "location", shape: str},
-	field{key: "public_network_access", shape: str},
-	field{key: "intellectual_property", shape: anything},
+	field{key: "public_network_access", shape: choice("Enabled", "Disabled")},
+	field{key: "intellectual_property", shape: fields{{key: "publisher", shape: str}}.check},
 	field{key: "managed_resource_group", rule: readOnly},
-	field{key: "managed_resource_group_tags", shape: tags},
 	field{key: "mlflow_registry_uri", rule: readOnly},
 	field{key: "discovery_url", rule: readOnly},
-	field{key: "container_registry", shape: anything},
+	field{key: "identity", rule: readOnly}, field{key: "kind", rule: readOnly}, field{key: "sku", rule: readOnly},
+	field{key: "container_registry", shape: func(c *checker, n *Node, path string) {
+		if n.kind == mapping {
+			fields{{key: "acr_account_sku", shape: choice("premium")}, {key: "arm_resource_id", rule: readOnly}}.check(c, n, path)
+		} else {
+			arm(c, n, path)
+		}
+	}},
 	field{key: "replication_locations", shape: listOf(fields{
 		{key: "location", shape: str, rule: required},
-		{key: "storage_config", shape: anything},
-		{key: "acr_config", shape: anything},
+		{key: "storage_config", shape: registryStorage},
 	}.check)},
 )

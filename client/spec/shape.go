@@ -159,17 +159,22 @@ func whole(low int64) shape {
 	}
 }
 
-// port takes a port that anyone may listen at.
-func port(c *checker, n *Node, path string) {
-	before := len(c.mistakes)
-	whole(0)(c, n, path)
-	if len(c.mistakes) > before {
-		return
-	}
-	if i, _ := n.whole(); i < 1025 || i > 65535 {
-		c.wrong(n, path, "%d is no port for this; it can be 1025 to 65535.", i)
+// between takes a whole number of those bounds.
+func between(low, high int64) shape {
+	return func(c *checker, n *Node, path string) {
+		before := len(c.mistakes)
+		whole(low)(c, n, path)
+		if len(c.mistakes) > before {
+			return
+		}
+		if i, _ := n.whole(); i > high {
+			c.wrong(n, path, "%d is too large; %d is the most.", i, high)
+		}
 	}
 }
+
+// port takes a port that anyone may listen at.
+var port = between(1025, 65535)
 
 // choice takes one of words, in any case and with or without underscores.
 func choice(words ...string) shape {

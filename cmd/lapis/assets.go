@@ -16,6 +16,7 @@ func (n *noun) assetVerbs() {
 	n.list("  lapis "+n.name+" list -o table\n  lapis "+n.name+" list --name NAME -o table", nil)
 	n.update("  lapis "+n.name+" update --name NAME --version 1 --set tags.team=vision", nil)
 	n.archive()
+	n.remove("  lapis "+n.name+" delete --name NAME --version 1", true, nil)
 	n.cmd.PersistentFlags().StringVar(&n.scope.registry, "registry-name", "", "work in this registry in place of a workspace")
 	n.share()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 
@@ -47,6 +48,17 @@ func computeCommand() *cobra.Command {
 	n.remove("  lapis compute delete --name cpu --yes", true, func(cmd *cobra.Command) func(url.Values) {
 		return func(q url.Values) { q.Set("underlyingResourceAction", "Delete") }
 	})
+	var attached string
+	detach := n.verb("detach", "Detach a compute: the machine itself stays", "  lapis compute detach --name NAME --yes", func(cmd *cobra.Command, s *session) error {
+		if yes, _ := cmd.Flags().GetBool("yes"); !yes {
+			if err := confirm(cmd, fmt.Sprintf("Detach the compute %q?", attached)); err != nil {
+				return err
+			}
+		}
+		return s.Delete(cmd.Context(), n.path(s, attached), url.Values{"underlyingResourceAction": {"Detach"}})
+	})
+	n.nameFlag(detach, &attached)
+	detach.Flags().BoolP("yes", "y", false, "do not ask")
 	n.update("  lapis compute update --name cpu --max-instances 4", map[string]string{
 		"min-instances": "min_instances", "max-instances": "max_instances", "idle-time-before-scale-down": "idle_time_before_scale_down",
 	})
@@ -77,6 +89,7 @@ func computeCommand() *cobra.Command {
 		return n.out.print(s.out, rows, []string{"node_id", "node_state", "current_job_name"})
 	})
 	n.nameFlag(cmd, &name)
+	n.notYet("connect-ssh", "Open a shell on a compute instance")
 	n.lookup("list-sizes", "List the sizes of machines", "vmSizes", []string{"name", "v_cpus", "memory_gb", "gpus"})
 	n.lookup("list-usage", "List what is used of each quota", "usages", []string{"name", "current_value", "limit"})
 	return n.cmd

@@ -93,10 +93,11 @@ func jobCommand() *cobra.Command {
 	_ = cmd.MarkFlagDirname("download-path")
 
 	n.archive()
+	n.remove("  lapis job delete --name NAME", true, nil)
 
-	var set []string
+	var set, removed []string
 	cmd = n.verb("update", "Change a job's display name, description or tags", `  lapis job update --name NAME --set display_name="second try" --set tags.good=yes`, func(cmd *cobra.Command, s *session) error {
-		change, err := runChange(set)
+		change, err := runChange(set, removed)
 		if err != nil {
 			return err
 		}
@@ -111,7 +112,8 @@ func jobCommand() *cobra.Command {
 	})
 	n.nameFlag(cmd, &name)
 	setFlag(cmd, &set, "display_name=…, description=… or tags.KEY=…")
-	_ = cmd.MarkFlagRequired("set")
+	removeFlag(cmd, &removed)
+	cmd.MarkFlagsOneRequired("set", "remove")
 
 	cmd = n.verb("show-services", "Show the services of a running job", "  lapis job show-services --name NAME", func(cmd *cobra.Command, s *session) error {
 		raw, err := s.Get(cmd.Context(), s.Path("jobs", name))
@@ -215,8 +217,18 @@ func (n *noun) children(list *cobra.Command) {
 	}
 }
 
-func runChange(set []string) (client.RunChange, error) {
+func runChange(set, removed []string) (client.RunChange, error) {
 	var c client.RunChange
+	for _, field := range removed {
+		key, ok := strings.CutPrefix(field, "tags.")
+		if !ok {
+			return c, fault.Invalid("--remove %s: of a job, tags can be removed, as in --remove tags.KEY.", field)
+		}
+		if c.Tags == nil {
+			c.Tags = map[string]*string{}
+		}
+		c.Tags[key] = nil
+	}
 	for _, a := range set {
 		field, value, ok := strings.Cut(a, "=")
 		switch {
@@ -228,9 +240,9 @@ func runChange(set []string) (client.RunChange, error) {
 			c.Description = &value
 		case strings.HasPrefix(field, "tags."):
 			if c.Tags == nil {
-				c.Tags = map[string]string{}
+				c.Tags = map[string]*string{}
 			}
-			c.Tags[strings.TrimPrefix(field, "tags.")] = value
+			c.Tags[strings.TrimPrefix(field, "tags.")] = &value
 		default:
 			return c, fault.Invalid("--set %s: this field of a job cannot be changed; display_name, description and tags.KEY can.", field)
 		}

@@ -80,6 +80,9 @@ func notOffered(command string) error {
 func setFlag(cmd *cobra.Command, to *[]string, usage string) {
 	cmd.Flags().StringArrayVar(to, "set", nil, usage+" (may be repeated)")
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Changed("add") {
+			return nil // it has words after it too, and is refused later
+		}
 		for _, a := range args {
 			if !cmd.Flags().Changed("set") || !strings.Contains(a, "=") {
 				return noWords(cmd, []string{a})
@@ -349,24 +352,43 @@ func plural(s string) string {
 
 // remove adds delete. It asks first if the loss would be large.
 func (n *noun) remove(example string, ask bool, more func(cmd *cobra.Command) func(q url.Values)) {
-	var name string
+	var name, version, label string
 	var yes bool
 	query := func(url.Values) {}
 	cmd := n.verb("delete", "Delete a "+n.title, example, func(cmd *cobra.Command, s *session) error {
+		path, what := n.path(s, name), fmt.Sprintf("the %s %q", n.title, name)
+		if n.versioned && version+label == "" {
+			what += " with all its versions"
+		} else if n.versioned {
+			v, err := n.pick(cmd, s, name, version, label)
+			if err != nil {
+				return err
+			}
+			path, what = path+"/versions/"+v, fmt.Sprintf("version %s of %s", v, what)
+		}
 		if ask && !yes {
-			if err := confirm(cmd, fmt.Sprintf("Delete the %s %q?", n.title, name)); err != nil {
+			if err := confirm(cmd, "Delete "+what+"?"); err != nil {
+				return err
+			}
+		}
+		if n.versioned || n.name == "job" {
+			// The server says nothing of one that is not there.
+			if _, err := s.Get(cmd.Context(), path); err != nil {
 				return err
 			}
 		}
 		q := url.Values{}
 		query(q)
 		s.progress.stage("Deleting " + name + " …")
-		return s.Delete(cmd.Context(), n.path(s, name), q)
+		return s.Delete(cmd.Context(), path, q)
 	})
 	if more != nil {
 		query = more(cmd)
 	}
 	n.nameFlag(cmd, &name)
+	if n.versioned {
+		n.versionFlags(cmd, &version, &label)
+	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
 	_ = cmd.Flags().MarkHidden("no-wait")
@@ -412,7 +434,7 @@ func (n *noun) archive() {
 // update adds update: it reads the resource, sets fields and writes it back.
 func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 	var name, version, label, file string
-	var set []string
+	var set, removed []string
 	values := map[string]*string{}
 	cmd := n.verb("update", "Change a "+n.title, example, func(cmd *cobra.Command, s *session) error {
 		if file != "" {
@@ -426,7 +448,7 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 				set = append(set, field+"="+v)
 			}
 		}
-		if len(set) == 0 {
+		if len(set)+len(removed) == 0 {
 			return fault.Invalid("Nothing is to be changed. Name a field, as in --set tags.team=vision.")
 		}
 		path := n.path(s, name)
@@ -450,6 +472,11 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 				return err
 			}
 		}
+		for _, r := range removed {
+			if err := n.unset(body, r); err != nil {
+				return err
+			}
+		}
 		maps.DeleteFunc(body, func(key string, _ any) bool {
 			return !slices.Contains([]string{"location", "tags", "identity", "sku", "kind", "properties"}, key)
 		})
@@ -467,6 +494,7 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 		n.versionFlags(cmd, &version, &label)
 	}
 	setFlag(cmd, &set, "set a field, as in --set description=text or --set tags.a=b")
+	removeFlag(cmd, &removed)
 	for flag, field := range flags {
 		values[flag] = cmd.Flags().String(flag, "", "new "+strings.ReplaceAll(field, "_", " "))
 	}
@@ -485,6 +513,42 @@ func (n *noun) updateFromFile(cmd *cobra.Command, s *session, f *createFlags) er
 	}
 	s.progress.clear()
 	return n.print(s, r.Reply)
+}
+
+// removeFlag adds --remove, and says what az's --add comes to.
+func removeFlag(cmd *cobra.Command, to *[]string) {
+	cmd.Flags().StringArrayVar(to, "remove", nil, "remove a field, as in --remove tags.a (may be repeated)")
+	cmd.Flags().StringArray("add", nil, "")
+	_ = cmd.Flags().MarkHidden("add")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("add") {
+			return fault.Invalid("--add adds to a list, and no field that can be changed here is one. Use --set, as in --set tags.a=b.")
+		}
+		return nil
+	}
+}
+
+// unset removes one field of a resource as the wire has it.
+func (n *noun) unset(body map[string]any, field string) error {
+	head, key, deep := strings.Cut(field, ".")
+	wire, ok := n.fields[head]
+	if !ok {
+		return fault.Invalid("--remove %s: this field of a %s cannot be changed; %s can.", field, n.title, strings.Join(slices.Sorted(maps.Keys(n.fields)), ", "))
+	}
+	if deep {
+		wire += "." + key
+	}
+	steps := strings.SplitN(wire, ".", strings.Count(n.fields[head], ".")+2)
+	at := body
+	for _, step := range steps[:len(steps)-1] {
+		at, _ = at[step].(map[string]any)
+	}
+	last := steps[len(steps)-1]
+	if _, ok := at[last]; !ok {
+		return fault.NotFound("--remove %s: there is none.", field)
+	}
+	delete(at, last)
+	return nil
 }
 
 // assign sets one field of a resource as the wire has it.

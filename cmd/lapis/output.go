@@ -2,11 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -29,7 +30,7 @@ var formats = []string{"json", "jsonc", "yaml", "yamlc", "table", "tsv", "none"}
 
 func (o *outputFlags) register(cmd *cobra.Command) {
 	fl := cmd.PersistentFlags()
-	fl.StringVarP(&o.format, "output", "o", "", "json, yaml, table, tsv or none (default json)")
+	fl.StringVarP(&o.format, "output", "o", "", "json, jsonc, yaml, yamlc, table, tsv or none (default json)")
 	fl.StringVar(&o.query, "query", "", "JMESPath expression over the result, as in --query '[].name'")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -37,7 +38,7 @@ func (o *outputFlags) register(cmd *cobra.Command) {
 // check finds a wrong flag before anything is done.
 func (o *outputFlags) check() error {
 	if o.format != "" && !slices.Contains(formats, o.format) {
-		return fault.Invalid("--output %s: it can be json, yaml, table, tsv or none.", o.format)
+		return fault.Invalid("--output %s: it can be json, jsonc, yaml, yamlc, table, tsv or none.", o.format)
 	}
 	if o.query != "" {
 		if _, err := jmespath.Compile(literals(o.query)); err != nil {
@@ -80,6 +81,7 @@ func (o *outputFlags) print(w io.Writer, result any, columns []string) error {
 		}
 		columns = nil
 	}
+	named := namedIn(o.query)
 	switch o.format {
 	case "none":
 		return nil
@@ -91,9 +93,9 @@ func (o *outputFlags) print(w io.Writer, result any, columns []string) error {
 		}
 		return enc.Close()
 	case "tsv":
-		return tsv(w, v)
+		return tsv(w, v, named)
 	case "table":
-		return table(w, v, columns)
+		return table(w, v, columns, named)
 	}
 	if v == nil && o.query == "" {
 		return nil
@@ -110,7 +112,7 @@ func (o *outputFlags) print(w io.Writer, result any, columns []string) error {
 }
 
 // tsv writes a line for each item, the values parted by tabs.
-func tsv(w io.Writer, v any) error {
+func tsv(w io.Writer, v any, named []string) error {
 	rows, ok := v.([]any)
 	if !ok {
 		rows = []any{v}
@@ -123,7 +125,7 @@ func tsv(w io.Writer, v any) error {
 				cells = append(cells, cell(c))
 			}
 		case map[string]any:
-			for _, k := range sortedKeys(row) {
+			for _, k := range sortedKeys(row, named) {
 				if scalar(row[k]) {
 					cells = append(cells, cell(row[k]))
 				}
@@ -139,7 +141,7 @@ func tsv(w io.Writer, v any) error {
 }
 
 // table writes aligned columns under their names.
-func table(w io.Writer, v any, columns []string) error {
+func table(w io.Writer, v any, columns, named []string) error {
 	rows, ok := v.([]any)
 	if !ok {
 		if v == nil {
@@ -152,7 +154,7 @@ func table(w io.Writer, v any, columns []string) error {
 	}
 	if len(columns) == 0 {
 		if m, ok := rows[0].(map[string]any); ok {
-			for _, k := range sortedKeys(m) {
+			for _, k := range sortedKeys(m, named) {
 				if scalar(m[k]) {
 					columns = append(columns, k)
 				}
@@ -248,11 +250,33 @@ func cell(v any) string {
 	return string(data)
 }
 
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// sortedKeys puts the keys that a query names in its order, the others behind
+// them in their own.
+func sortedKeys(m map[string]any, named []string) []string {
+	keys := slices.Collect(maps.Keys(m))
+	place := func(key string) int {
+		if i := slices.Index(named, key); i >= 0 {
+			return i
+		}
+		return len(named)
 	}
-	sort.Strings(keys)
+	slices.SortFunc(keys, func(a, b string) int {
+		return cmp.Or(cmp.Compare(place(a), place(b)), strings.Compare(a, b))
+	})
 	return keys
 }
+
+// namedIn gives the names that a query makes, as in {Name:name, State:status},
+// in their order, which the result of the query has lost.
+func namedIn(query string) []string {
+	if !strings.Contains(query, "{") {
+		return nil
+	}
+	var names []string
+	for _, m := range queryKey.FindAllStringSubmatch(query, -1) {
+		names = append(names, strings.Trim(cmp.Or(m[1], m[2]), `"`))
+	}
+	return names
+}
+
+var queryKey = pattern.New(`[{,]\s*(?:([A-Za-z_][A-Za-z0-9_]*)|("[^"]*"))\s*:`)

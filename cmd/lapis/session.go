@@ -70,7 +70,8 @@ func folderConfig() (client.Config, error) {
 	f, err := openFolder("")
 	if err != nil {
 		if fault.Is(err, fault.Missing) {
-			return c, fault.NotFound("There is no server to speak to: this shell is not connected and %v", err)
+			dir, _ := folderPath("")
+			return c, fault.NotFound("There is no server to speak to: this shell is not connected, and no server has used the data folder %s. Start one with `lapis up`, or connect to one that runs with `lapis connect`.", dir)
 		}
 		return c, err
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -35,6 +37,8 @@ func workspaceCommand() *cobra.Command {
 		}
 	})
 	n.patch()
+	n.notYet("provision-network", "Provision a managed network")
+	n.notYet("outbound-rule", "Manage outbound rules")
 	var name string
 	for verb, action := range map[string]string{"list-keys": "listKeys", "sync-keys": "resyncKeys", "diagnose": "diagnose"} {
 		short := map[string]string{"list-keys": "List the keys of a workspace's stores", "sync-keys": "Make the workspace read its keys again", "diagnose": "Look for what is wrong with a workspace"}[verb]
@@ -61,7 +65,7 @@ func workspaceCommand() *cobra.Command {
 // patch adds the update of a workspace, which is a PATCH of what is named.
 func (n *noun) patch() {
 	var name, file string
-	var set []string
+	var set, removed []string
 	fields := map[string]*string{}
 	cmd := n.verb("update", "Change a workspace", `  lapis workspace update --name team --set tags.cost=low
   lapis workspace update --name team --display-name "The team"`, func(cmd *cobra.Command, s *session) error {
@@ -77,8 +81,25 @@ func (n *noun) patch() {
 				set = append(set, field+"="+*v)
 			}
 		}
+		if slices.ContainsFunc(slices.Concat(set, removed), func(a string) bool { return strings.HasPrefix(a, "tags.") }) {
+			// A PATCH takes tags for all that there are.
+			raw, err := s.Get(cmd.Context(), n.path(s, name))
+			if err != nil {
+				return err
+			}
+			var now struct{ Tags map[string]any }
+			if err := json.Unmarshal(raw, &now); err != nil {
+				return err
+			}
+			body["tags"] = now.Tags
+		}
 		for _, a := range set {
 			if err := n.assign(body, a); err != nil {
+				return err
+			}
+		}
+		for _, a := range removed {
+			if err := n.unset(body, a); err != nil {
 				return err
 			}
 		}
@@ -93,6 +114,7 @@ func (n *noun) patch() {
 	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file that says how it shall be")
 	_ = cmd.MarkFlagFilename("file", "yml", "yaml")
 	setFlag(cmd, &set, "set a field, as in --set tags.a=b")
+	removeFlag(cmd, &removed)
 	fields["display_name"] = cmd.Flags().StringP("display-name", "d", "", "name to show")
 	fields["description"] = cmd.Flags().String("description", "", "description")
 }
