@@ -191,7 +191,7 @@ func TestOutputsWithANameBecomeVersions(t *testing.T) {
 		}
 		put("bad", "ls", `"inputs":{"d":{"jobInputType":"uri_folder","uri":"azureml:made:9","mode":"Teleport"}}`, 400)
 		put("bad", "ls", `"outputs":{"d":{"jobOutputType":"uri_folder","mode":"Download"}}`, 400)
-		put("bad", "ls", `"inputs":{"d":{"jobInputType":"uri_folder","uri":"https://example.com/folder"}}`, 400)
+		put("bad", "ls", `"inputs":{"d":{"jobInputType":"uri_folder","uri":"ftp://example.com/folder"}}`, 400)
 	})
 	t.Run("what nobody named is left out of lists", func(t *testing.T) {
 		if got := names(s.ask(t, token, "GET", ws+"/data", "", 200)); got != "made" {
