@@ -116,6 +116,27 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 			t.Error(m)
 		}
 	})
+	t.Run("what a deployment would change is told property by property", func(t *testing.T) {
+		would := func(body string) (kind, delta string) {
+			t.Helper()
+			change := at(s.ask(t, token, "POST", deployment+"/whatIf", body, 200), "properties", "changes").([]any)[0]
+			list, _ := at(change, "delta").([]any)
+			for _, d := range list {
+				delta += fmt.Sprint(at(d, "propertyChangeType"), " ", at(d, "path"), " ", at(d, "before"), "->", at(d, "after"), ";")
+			}
+			return fmt.Sprint(at(change, "changeType")), delta
+		}
+		if kind, delta := would(body("ws1")); kind != "NoChange" || delta != "" {
+			t.Errorf("%s %s", kind, delta)
+		}
+		if kind, delta := would(body("ws2")); kind != "Create" || delta != "" {
+			t.Errorf("%s %s", kind, delta)
+		}
+		other := strings.NewReplacer("first", "second", `{"t":"1"}`, `{"t":"1","u":"2"}`).Replace(body("ws1"))
+		if kind, delta := would(other); kind != "Modify" || delta != "Modify properties.description first->second;Create tags.u <nil>->2;" {
+			t.Errorf("%s %s", kind, delta)
+		}
+	})
 	t.Run("what cannot be deployed is refused before anything is made", func(t *testing.T) {
 		for name, body := range map[string]string{
 			"another template":   `{"properties":{"mode":"Incremental","template":{"resources":[]},"parameters":{}}}`,

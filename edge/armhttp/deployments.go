@@ -78,6 +78,10 @@ func readDeployment(r *http.Request) (deployment, error) {
 			err = json.Unmarshal(append(mended, body[at[1]:]...), &d)
 		}
 	}
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return d, resource.WrongJSON(err, "")
+	}
 	if err != nil {
 		return d, fault.Invalid("The request content was invalid and could not be deserialized: '%v'.", err).With("InvalidRequestContent")
 	}
@@ -182,17 +186,69 @@ func (d Deployments) whatIf(r *http.Request, a resource.Address, v resource.View
 	if err != nil {
 		return 0, nil, err
 	}
-	change := map[string]any{"resourceId": id.String(), "changeType": "Create", "before": nil, "after": wanted, "delta": nil}
+	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v); err != nil {
+		return 0, nil, err
+	}
+	after, err := resource.ParseDocument(wanted)
+	if err != nil {
+		return 0, nil, err
+	}
+	after.Set("id", id.String())
+	after.Set("name", id.Name())
+	after.Set("type", id.Type())
+	change := map[string]any{"resourceId": id.String(), "changeType": "Create", "before": nil, "after": after, "delta": nil}
 	old, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), id, v)
 	switch {
 	case err == nil:
-		change["changeType"], change["before"] = "Deploy", show(old)
+		raw, err := json.Marshal(show(old))
+		if err != nil {
+			return 0, nil, err
+		}
+		change["before"], change["changeType"] = json.RawMessage(raw), "NoChange"
+		if delta := difference("", raw, after.Raw()); len(delta) > 0 {
+			change["delta"], change["changeType"] = delta, "Modify"
+		}
 	case !fault.Is(err, fault.Missing):
 		return 0, nil, err
 	}
 	return http.StatusOK, map[string]any{"status": resource.Succeeded,
 		"properties": map[string]any{"correlationId": r.Header.Get("x-ms-correlation-request-id"), "changes": []any{change}}}, nil
 }
+
+// propertyChange is one difference, in the words of a what-if.
+type propertyChange struct {
+	Path     string           `json:"path"`
+	Type     string           `json:"propertyChangeType"`
+	Before   json.RawMessage  `json:"before"`
+	After    json.RawMessage  `json:"after"`
+	Children []propertyChange `json:"children"`
+}
+
+// difference tells what a PUT would change of a resource: the members it names,
+// by their paths. What it leaves out stays, or gets its default.
+func difference(at string, before, after json.RawMessage) []propertyChange {
+	var was, wanted map[string]json.RawMessage
+	if json.Unmarshal(before, &was) != nil || json.Unmarshal(after, &wanted) != nil {
+		return nil
+	}
+	var changes []propertyChange
+	for _, name := range resource.Document(wanted).Names() {
+		path := strings.TrimPrefix(at+"."+name, ".")
+		old, there := was[name]
+		switch deeper := difference(path, old, wanted[name]); {
+		case resource.EqualJSON(old, wanted[name]):
+		case !there:
+			changes = append(changes, propertyChange{Path: path, Type: "Create", After: wanted[name]})
+		case len(deeper) > 0:
+			changes = append(changes, deeper...)
+		case !object(old) || !object(wanted[name]):
+			changes = append(changes, propertyChange{Path: path, Type: "Modify", Before: old, After: wanted[name]})
+		}
+	}
+	return changes
+}
+
+func object(raw json.RawMessage) bool { return len(raw) > 0 && raw[0] == '{' }
 
 // operations tells what a deployment did, resource by resource.
 func (d Deployments) operations(r *http.Request, a resource.Address, v resource.View) (int, any, error) {

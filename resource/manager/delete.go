@@ -115,11 +115,11 @@ func (m *Manager) Act(ctx context.Context, req Request) (Reply, error) {
 	if old != nil {
 		call.Resource, call.ID = *old, old.ID
 	} else {
+		if !act.Bare {
+			return Reply{}, m.absent(ctx, t, req.ID)
+		}
 		if err := m.parent(ctx, req.ID); err != nil {
 			return Reply{}, err
-		}
-		if !act.Bare {
-			return Reply{}, missing(t, req.ID)
 		}
 	}
 	entry := m.activity(req, action, "Succeeded")

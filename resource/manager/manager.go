@@ -179,7 +179,8 @@ func (m *Manager) read(ctx context.Context, t *resource.Type, id resource.ID) (r
 	return m.store.Get(ctx, id)
 }
 
-// parent makes sure that what the resource lies in is there.
+// parent makes sure that what the resource lies in is there. Of several that
+// are not, the fault names the outermost.
 func (m *Manager) parent(ctx context.Context, id resource.ID) error {
 	for up := id.Parent(); !up.Zero(); up = up.Parent() {
 		t, err := m.types.Find(up.Type())
@@ -194,11 +195,19 @@ func (m *Manager) parent(ctx context.Context, id resource.ID) error {
 			return err
 		}
 		if r == nil {
-			return missing(t, up)
+			return m.absent(ctx, t, up)
 		}
 		return nil
 	}
 	return nil
+}
+
+// absent is the fault that a resource, or what it lies in, is not there.
+func (m *Manager) absent(ctx context.Context, t *resource.Type, id resource.ID) error {
+	if err := m.parent(ctx, id); err != nil {
+		return err
+	}
+	return missing(t, id)
 }
 
 // missing says in ARM's codes that a resource is not there.

@@ -248,7 +248,8 @@ func TestARefusalOnTheRoadStoresNothing(t *testing.T) {
 func TestWhatIsMissingAboveIsNamed(t *testing.T) {
 	h := newHouse(t, &resource.Type{})
 	for id, want := range map[string]string{
-		"/subscriptions/none/resourceGroups/g/providers/Microsoft.X/spaces/a":   "ResourceGroupNotFound",
+		"/subscriptions/none/resourceGroups/g/providers/Microsoft.X/spaces/a":   "SubscriptionNotFound",
+		"/subscriptions/s/resourceGroups/none/providers/Microsoft.X/spaces/a":   "ResourceGroupNotFound",
 		"/subscriptions/none/resourceGroups/g":                                  "SubscriptionNotFound",
 		"/subscriptions/s/resourceGroups/none":                                  "ResourceGroupNotFound",
 		space + "2/things/t":                                                    "ResourceNotFound",

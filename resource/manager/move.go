@@ -41,7 +41,7 @@ func (m *Manager) move(ctx context.Context, req Request, to resource.ID) (Reply,
 		return Reply{}, err
 	}
 	if old == nil {
-		return Reply{}, missing(t, req.ID)
+		return Reply{}, m.absent(ctx, t, req.ID)
 	}
 	if err := condition(req, old); err != nil {
 		return Reply{}, err

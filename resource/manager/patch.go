@@ -27,10 +27,7 @@ func (m *Manager) Patch(ctx context.Context, req Request) (Reply, error) {
 			return Reply{}, err
 		}
 		if old == nil {
-			if err := m.parent(ctx, req.ID); err != nil {
-				return Reply{}, err
-			}
-			return Reply{}, missing(t, req.ID)
+			return Reply{}, m.absent(ctx, t, req.ID)
 		}
 		if err := condition(req, old); err != nil {
 			return Reply{}, err

@@ -107,13 +107,13 @@ func (m *Manager) change(ctx context.Context, t *resource.Type, req Request) (*r
 		if gone, err = m.gone(ctx, t, req.ID); err != nil {
 			return nil, err
 		}
+		if err := m.parent(ctx, req.ID); err != nil {
+			return nil, err
+		}
 		if t.Check != nil {
 			if err := t.Check(req.ID.Name()); err != nil {
 				return nil, err
 			}
-		}
-		if err := m.parent(ctx, req.ID); err != nil {
-			return nil, err
 		}
 	}
 	var e envelope

@@ -29,10 +29,7 @@ func (m *Manager) Get(ctx context.Context, p identity.Principal, id resource.ID,
 		}
 	}
 	if r == nil {
-		if err := m.parent(ctx, id); err != nil {
-			return resource.Resource{}, err
-		}
-		return resource.Resource{}, missing(t, id)
+		return resource.Resource{}, m.absent(ctx, t, id)
 	}
 	return *r, m.view(ctx, t, v, r)
 }
@@ -71,7 +68,7 @@ func (m *Manager) List(ctx context.Context, p identity.Principal, q resource.Que
 				return resource.Page{}, err
 			}
 			if r == nil {
-				return resource.Page{}, missing(above, scope)
+				return resource.Page{}, m.absent(ctx, above, scope)
 			}
 		} else if err := m.parent(ctx, scope); err != nil {
 			return resource.Page{}, err
