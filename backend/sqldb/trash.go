@@ -251,6 +251,43 @@ func (t *Tracking) PurgeExperiment(ctx context.Context, workspace, id string, ke
 	}
 }
 
+// PurgeWorkspace implements tracking.Bin.
+func (t *Tracking) PurgeWorkspace(ctx context.Context, workspace string) error {
+	all, err := t.Experiments(ctx, workspace)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		n, err := strconv.ParseInt(e.ID, 10, 64)
+		if err != nil {
+			return err
+		}
+		for left := true; left; {
+			err := t.db.Write(ctx, func(tx *Tx) (err error) {
+				if _, err := tx.Exec(`UPDATE experiments SET deleted = 1 WHERE id = ? AND deleted = 0`, n); err != nil {
+					return err
+				}
+				left, err = purgeExperiment(tx, workspace, n, true, true)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("purge experiment %s: %w", e.ID, err)
+			}
+		}
+	}
+	return t.db.Write(ctx, func(tx *Tx) error {
+		for _, query := range []string{
+			`DELETE FROM evaluation_records WHERE dataset IN (SELECT id FROM evaluation_datasets WHERE workspace = ?)`,
+			`DELETE FROM evaluation_datasets WHERE workspace = ?`, `DELETE FROM scorers WHERE workspace = ?`, `DELETE FROM waste WHERE workspace = ?`,
+		} {
+			if _, err := tx.Exec(query, workspace); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // purgeExperiment removes some rows of an experiment; left tells that there
 // are more.
 func purgeExperiment(tx *Tx, workspace string, n int64, keepArtifacts, begun bool) (left bool, err error) {

@@ -78,6 +78,11 @@ type Bin interface {
 	// experiment that is not deleted is a fault, and so are runs of jobs in it.
 	PurgeExperiment(ctx context.Context, workspace, id string, keepArtifacts bool) error
 
+	// PurgeWorkspace removes all of a workspace that goes for good, its jobs'
+	// runs too. Its artefacts are not noted as waste. After a crash, call it
+	// again.
+	PurgeWorkspace(ctx context.Context, workspace string) error
+
 	// Discard notes a folder of artefacts as waste.
 	Discard(ctx context.Context, workspace, uri string) error
 

@@ -45,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) (store tracking.Store, fold func(
 		{"datasets are shared by name and digest", datasets},
 		{"logged models keep each value of their metrics", models},
 		{"what is removed for good leaves nothing but its artefacts as waste", purge},
+		{"a workspace that goes for good takes its own with it, and nothing else", purgeWorkspace},
 		{"counts are those of what there is", tallies},
 	}
 	for _, x := range tests {
