@@ -177,6 +177,33 @@ func (s *Store) DeleteContainer(ctx context.Context, c blob.Container) error {
 	return s.root.RemoveAll(away)
 }
 
+// DeleteAccount implements blob.Store.
+func (s *Store) DeleteAccount(ctx context.Context, account string) error {
+	if err := (blob.Container{Account: account, Name: "any"}).Check(); err != nil {
+		return err
+	}
+	names, err := s.names(account)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete account: %w", err)
+	}
+	for _, name := range names {
+		c := blob.Container{Account: account, Name: name}
+		if c.Check() != nil {
+			continue
+		}
+		if err := s.DeleteContainer(ctx, c); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *Store) tree(c blob.Container) *sync.RWMutex {
 	return &s.trees[s.hash(c, "")%uint64(len(s.trees))]
 }

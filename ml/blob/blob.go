@@ -61,6 +61,9 @@ type Store interface {
 	// DeleteContainer removes the container and all in it. A missing one is no error.
 	DeleteContainer(ctx context.Context, c Container) error
 
+	// DeleteAccount removes all containers of the account.
+	DeleteAccount(ctx context.Context, account string) error
+
 	// Open reads length bytes from offset; length -1 means to the end. The
 	// Info is that of the very bytes that are read. An offset at or past the
 	// end of a blob that is not read whole is fault.RangeUnsatisfiable.

@@ -28,6 +28,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		run  func(t *testing.T, s blob.Store)
 	}{
 		{"a container is made once and removed with all in it", containers},
+		{"an account goes with all its containers", account},
 		{"accounts keep containers of one name apart", accounts},
 		{"a blob comes back as it was put", roundTrip},
 		{"a range is read from the bytes its info speaks of", ranges},
@@ -100,6 +101,37 @@ func wantFault(t *testing.T, err error, kind fault.Kind, code string) {
 	if f == nil || f.Kind != kind || f.Code != code {
 		t.Fatalf("error is %v (%+v), want kind %d, code %s", err, f, kind, code)
 	}
+}
+
+func account(t *testing.T, s blob.Store) {
+	ctx := t.Context()
+	second := blob.Container{Account: here.Account, Name: "second"}
+	other := blob.Container{Account: here.Account + "2", Name: here.Name}
+	for _, c := range []blob.Container{second, other} {
+		if err := s.CreateContainer(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+		put(t, s, c, "a/b", "x")
+	}
+	for range 2 {
+		if err := s.DeleteAccount(ctx, here.Account); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []blob.Container{here, second} {
+		if ok, err := s.HasContainer(ctx, c); ok || err != nil {
+			t.Errorf("%v is there: %v, %v", c, ok, err)
+		}
+	}
+	want(t, s, other, "a/b", "x")
+	if err := s.DeleteAccount(ctx, "nobody"); err != nil {
+		t.Error(err)
+	}
+	wantFault(t, s.DeleteAccount(ctx, "../x"), fault.BadRequest, "InvalidResourceName")
+	if err := s.CreateContainer(ctx, here); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, here, "a/b", "again")
 }
 
 func containers(t *testing.T, s blob.Store) {
