@@ -1,5 +1,7 @@
 package spec
 
+import "slices"
+
 // products are the connection types with fields of their own in place of
 // target and credentials: which field is the target, which the key.
 var products = map[string]struct{ target, kind string }{
@@ -19,7 +21,20 @@ func checkConnection(d *Document, _ Options) error {
 		}
 	}
 	f.check(&c, d.Root, "")
-	return c.err()
+	if err := c.err(); err != nil {
+		return err
+	}
+	kind := d.Root.str("type")
+	if can, ok := signIns[kind]; ok {
+		n := d.Root.get("credentials")
+		switch {
+		case n == nil && !slices.Contains(can, ""):
+			return d.Root.fault("credentials", "this field is required for a connection of type %s; its type %s.", kind, oneOf(can))
+		case n != nil && !slices.Contains(can, n.str("type")):
+			return n.get("type").fault("credentials.type", "a connection of type %s cannot have %s; %s.", kind, n.str("type"), oneOf(slices.DeleteFunc(slices.Clone(can), func(s string) bool { return s == "" })))
+		}
+	}
+	return nil
 }
 
 func (b *builder) connection() (Result, error) {

@@ -98,6 +98,53 @@ func TestBrokenFilesAreRefusedWithTheirPlace(t *testing.T) {
 	}
 }
 
+// What the SDK's own loaders refuse, beside the corpus's mutants.
+func TestEachKindOfFileIsCheckedAsTheSDKDoes(t *testing.T) {
+	const guid = "/subscriptions/12345678-0123-0123-0123-0123456789ab/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/s"
+	component := "name: c\ncommand: echo\nenvironment: azureml:e:1\ninputs:\n  a: "
+	for _, c := range []struct{ noun, source, want string }{
+		{"component", component + "{type: integer, default: purple}\n", `job.yml:5: inputs.a.default: "purple" is no value of the type integer`},
+		{"component", component + "{type: number, min: low}\n", `inputs.a.min: "low" is no value of the type number`},
+		{"component", component + "{type: string, enum: [1]}\n", "inputs.a.enum.0: this is a whole number where a string is wanted"},
+		{"component", component + "{type: boolean, default: 'yes'}\n", "inputs.a.default"},
+		{"job", hello + "tags: {a: 1}\n", `job.yml:4: tags.a: this is a whole number where a string is wanted. Put it in quotes: "1".`},
+		{"job", hello + "properties: {a: true}\n", "properties.a"},
+		{"job", hello + "outputs: {o: {version: 1}}\n", "outputs.o.version: an output with a version needs a name"},
+		{"job", hello + "services: {s: {type: ssh, nodes: some}}\n", `services.s.nodes: "some" is not known here; it can only be all`},
+		{"job", hello + "queue_settings: {job_tier: null}\n", "queue_settings.job_tier"},
+		{"environment", "name: e\nimage: i\nconda_file:\n", "job.yml:3: conda_file: the value is missing"},
+		{"compute", "name: c\ntype: amlcompute\nidentity: {}\n", "job.yml:3: identity.type: this field is required"},
+		{"compute", "name: c\ntype: amlcompute\nssh_settings: {admin_password: p}\n", "ssh_settings.admin_username: this field is required"},
+		{"compute", "name: c\ntype: computeinstance\ncustom_applications: [{name: a, image: {reference: r}, endpoints: [{target: 1, published: 8787}]}]\n", "endpoints.0.target: 1 is too small; 1025 is the least"},
+		{"connection", "name: c\ntype: git\ntarget: https://h\ncredentials: {type: pat}\n", "job.yml:4: credentials.pat: this field is required"},
+		{"connection", "name: c\ntype: container_registry\ntarget: https://h\n", "credentials: this field is required for a connection of type container_registry"},
+		{"connection", "name: c\ntype: git\ntarget: https://h\ncredentials: {type: sas, sas_token: s}\n", "credentials.type: a connection of type git cannot have sas; it can be pat, username_password or none"},
+		{"datastore", "name: d\ntype: azure_blob\naccount_name: a\ncontainer_name: c\ncredentials: {client_secret: s}\n", "credentials"},
+		{"datastore", "name: d\ntype: azure_blob\naccount_name: a\ncontainer_name: c\ntags: {a: 1}\n", "tags.a"},
+		{"workspace", "name: w\nstorage_account: /subscriptions/a/resourceGroups/g/providers/p/t/n\n", "job.yml:2: storage_account: "},
+		{"workspace", "name: w\nstorage_account: " + guid + "\ntags: {a: 1}\n", "tags.a"},
+		{"registry", "name: r\nreplication_locations: [{location: l, storage_config: {storage_account_type: purple}}]\n", "storage_account_type"},
+		{"registry", "name: r\nintellectual_property: {publisher: 1}\n", "intellectual_property.publisher"},
+	} {
+		if _, err := create(t, t.TempDir(), c.noun, c.source); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s\n%s\n%v; %q is wanted in it", c.noun, c.source, err, c.want)
+		}
+	}
+	for _, c := range []struct{ noun, source string }{
+		{"component", component + "{type: integer, default: 3, min: 1, max: '5'}\n"},
+		{"component", component + "{type: number, default: 1e-3}\n"},
+		{"component", component + "{type: boolean, default: true, optional: 1}\n"},
+		{"component", component + "{type: string, default: 5}\n"},
+		{"workspace", "name: w\nstorage_account: " + guid + "\n"},
+		{"registry", "name: r\nlocation: l\nreplication_locations: [{location: l, storage_config: {storage_account_hns: true}}]\n"},
+		{"connection", "name: c\ntype: git\ntarget: https://h\n"},
+	} {
+		if _, err := create(t, t.TempDir(), c.noun, c.source); err != nil {
+			t.Errorf("%s\n%s\n%v", c.noun, c.source, err)
+		}
+	}
+}
+
 func TestSetPutsAValueOverTheFile(t *testing.T) {
 	got, err := create(t, t.TempDir(), "job", hello+"inputs: {lr: 0.1}\n",
 		"inputs.lr=0.01", "inputs.epochs=3", "display_name=42", "tags.team=vision", "resources.instance_count=2", "compute=azureml:cpu", "limits.timeout=60", `inputs.data={"path":"https://host/a.csv","type":"uri_file"}`)
@@ -210,7 +257,7 @@ func TestAnyFieldOfTheWrongTypeIsRefusedOrTaken(t *testing.T) {
 	os.Mkdir(filepath.Join(dir, "src"), 0o755)
 	os.WriteFile(filepath.Join(dir, "src", "a.py"), []byte("pass"), 0o644)
 	files := every(t)
-	values := []string{"null", "true", "-7", "1.5", "word", "''", "[1, two]", "{a: 1}", "[]", "{}", "2024-01-01"}
+	values := []string{"null", "true", "-7", "0", "1.5", "word", "''", "[1, two]", "{a: 1}", "[]", "{}", "2024-01-01", "99999999999999999999", strings.Repeat("x", 300), "a/b c", "${{inputs.x}}", "azureml:", "azureml://", "file:", "\x00"}
 	tried := 0
 	for noun, source := range files {
 		if _, err := create(t, dir, noun, source); err != nil {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"lapis/pattern"
 )
 
 // Nouns are the words that name what a file describes, as in `lapis NOUN
@@ -426,12 +428,12 @@ var trigger = tagged(map[string]fields{
 	"cron": {{key: "expression", shape: str, rule: required}, {key: "start_time", shape: str}, {key: "time_zone", shape: str}},
 	"recurrence": {
 		{key: "frequency", shape: choice("minute", "hour", "day", "week", "month"), rule: required},
-		{key: "interval", shape: whole(1)},
+		{key: "interval", shape: whole(1), rule: required},
 		{key: "start_time", shape: str}, {key: "time_zone", shape: str},
 		{key: "schedule", shape: fields{
 			{key: "week_days", shape: listOf(choice("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"))},
-			{key: "hours", shape: listOf(whole(0))},
-			{key: "minutes", shape: listOf(whole(0))},
+			{key: "hours", shape: listOf(between(0, 23)), rule: required},
+			{key: "minutes", shape: listOf(between(0, 59)), rule: required},
 		}.check},
 	},
 })
@@ -482,7 +484,7 @@ var computes = map[string]fields{
 			{key: "image", shape: fields{{key: "reference", shape: str, rule: required}}.check, rule: required},
 			{key: "endpoints", shape: listOf(fields{{key: "target", shape: port, rule: required}, {key: "published", shape: port, rule: required}}.check), rule: required},
 			{key: "environment_variables", shape: mapOf(scalar)},
-			{key: "bind_mounts", shape: listOf(fields{{key: "source", shape: str}, {key: "target", shape: str}}.check)},
+			{key: "bind_mounts", shape: listOf(fields{{key: "source", shape: str, rule: required}, {key: "target", shape: str, rule: required}}.check)},
 		}.check)},
 		field{key: "setup_scripts", shape: fields{
 			{key: "creation_script", shape: script.check},
@@ -609,6 +611,15 @@ func connectionCredentials(c *checker, n *Node, path string) {
 	tagged(tables)(c, n, path)
 }
 
+// signIns are the types of credentials that a connection of a type can have,
+// where not all can be; "" is none.
+var signIns = map[string][]string{
+	"git":                  {"pat", "username_password", "none", ""},
+	"python_feed":          {"username_password", "pat", "none", ""},
+	"container_registry":   {"managed_identity", "username_password"},
+	"azure_data_lake_gen2": {"service_principal", "aad", "managed_identity", "none", ""},
+}
+
 // connections maps a connection's type to its category on the wire.
 var connections = map[string]string{
 	"git": "Git", "container_registry": "ContainerRegistry", "python_feed": "PythonFeed", "s3": "S3", "snowflake": "Snowflake",
@@ -661,6 +672,18 @@ func arm(c *checker, n *Node, path string) {
 	}
 }
 
+// armID takes the id of a resource in a subscription that Azure may have: its
+// own id is a GUID.
+func armID(c *checker, n *Node, path string) {
+	before := len(c.mistakes)
+	arm(c, n, path)
+	if len(c.mistakes) == before && !inSubscription.MatchString(n.text) {
+		c.wrong(n, path, "%q is not a resource id: the subscription's id is a GUID, as in 12345678-0123-0123-0123-0123456789ab.", n.text)
+	}
+}
+
+var inSubscription = pattern.New(`(?i)^/subscriptions/[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}/resourceGroups/[^/]+/providers/.`)
+
 var outboundRule = fields{
 	{key: "name", shape: name, rule: required},
 	{key: "parent_rule_names", rule: readOnly},
@@ -694,10 +717,10 @@ var workspaceResource = resource.and(
 	field{key: "workspace_id", rule: readOnly},
 	field{key: "kind", rule: readOnly},
 	field{key: "hbi_workspace", shape: flag},
-	field{key: "storage_account", shape: arm},
-	field{key: "container_registry", shape: arm},
-	field{key: "key_vault", shape: arm},
-	field{key: "application_insights", shape: arm},
+	field{key: "storage_account", shape: armID},
+	field{key: "container_registry", shape: armID},
+	field{key: "key_vault", shape: armID},
+	field{key: "application_insights", shape: armID},
 	field{key: "customer_managed_key", shape: fields{
 		{key: "key_vault", shape: str},
 		{key: "key_uri", shape: webAddress},
@@ -715,7 +738,7 @@ var workspaceResource = resource.and(
 		{key: "principal_id", rule: readOnly}, {key: "tenant_id", rule: readOnly},
 	}.check},
 	field{key: "primary_user_assigned_identity", shape: str},
-	field{key: "workspace_hub", shape: arm},
+	field{key: "workspace_hub", shape: armID},
 	field{key: "managed_network", shape: fields{
 		{key: "isolation_mode", shape: choice("disabled", "allow_internet_outbound", "allow_only_approved_outbound"), rule: required},
 		{key: "outbound_rules", shape: nullable(listOf(outboundRules))},
@@ -726,7 +749,11 @@ var workspaceResource = resource.and(
 	field{key: "enable_data_isolation", shape: flag},
 	field{key: "allow_roleassignment_on_rg", shape: flag},
 	field{key: "serverless_compute", shape: fields{
-		{key: "custom_subnet", shape: nullable(str)},
+		{key: "custom_subnet", shape: nullable(func(c *checker, n *Node, path string) {
+			if n.text != "None" { // the word that takes one away
+				armID(c, n, path)
+			}
+		})},
 		{key: "no_public_ip", shape: flag},
 	}.check},
 	field{key: "private_endpoints", shape: anything},
