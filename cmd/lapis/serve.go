@@ -228,7 +228,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	if err != nil {
 		return nil, err
 	}
-	v.router.Handle(mlflow, "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions")
+	v.router.Handle(mlflow, "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions", "graphql")
 	v.router.Blob = v.newBlobs(resources, blobs, sas)
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
 	v.handler = edge.Front(v.router, v.origins, log)

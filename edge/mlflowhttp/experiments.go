@@ -16,6 +16,7 @@ func (s *Server) experimentRoutes() {
 	s.handle("POST", "2.0/mlflow/experiments/restore", experimentsWrite, s.restoreExperiment)
 	s.handle("POST", "2.0/mlflow/experiments/update", experimentsWrite, s.updateExperiment)
 	s.handle("POST", "2.0/mlflow/experiments/set-experiment-tag", experimentsWrite, s.setExperimentTag)
+	s.handle("POST", "2.0/mlflow/experiments/search-datasets", experimentsRead, s.searchSummaries)
 	s.handle("POST", "2.0/mlflow/experiments/delete-experiment-tag", experimentsWrite, s.deleteExperimentTag)
 }
 
@@ -199,3 +200,40 @@ func (s *Server) deleteExperimentTag(c *call) error {
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+
+// maxSummaries bounds the datasets that searchSummaries tells of.
+const maxSummaries = 1000
+
+// searchSummaries tells which datasets the runs of experiments read.
+func (s *Server) searchSummaries(c *call) error {
+	experiments := c.texts("experiment_ids", false)
+	if c.err != nil {
+		return c.err
+	}
+	if len(experiments) == 0 {
+		return invalid("SearchDatasets request must specify at least one experiment_id.")
+	}
+	if len(experiments) > 20 {
+		return invalid("SearchDatasets request cannot specify more than 20 experiment_ids. Received %d experiment_ids.", len(experiments))
+	}
+	list, err := s.Tracking.DatasetsOf(c.ctx(), c.workspace, experiments, maxSummaries)
+	if err != nil {
+		return err
+	}
+	var o out
+	o.open()
+	if len(list) > 0 {
+		o.list("dataset_summaries")
+		for _, d := range list {
+			o.open()
+			o.text("experiment_id", d.Experiment)
+			o.text("name", d.Name)
+			o.text("digest", d.Digest)
+			o.some("context", d.Context)
+			o.close()
+		}
+		o.closeList()
+	}
+	o.close()
+	return c.reply(&o)
+}

@@ -143,6 +143,7 @@ func New(config Config) *Server {
 	s.beyondRoutes()
 	s.webhookRoutes()
 	s.workspaceRoutes()
+	s.graphqlRoutes()
 	return s
 }
 
