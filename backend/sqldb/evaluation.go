@@ -214,7 +214,7 @@ func (e *Evaluation) Scorers(ctx context.Context, workspace string, experiments 
 		return nil, err
 	}
 	rows, err := e.db.read.QueryContext(ctx, `SELECT experiment, name, version, id, created, body FROM scorers WHERE workspace = ?
-		AND experiment IN (SELECT CAST(value AS INTEGER) FROM json_each(?)) ORDER BY experiment, name, version`, workspace, list)
+		AND (? OR experiment IN (SELECT CAST(value AS INTEGER) FROM json_each(?))) ORDER BY experiment, name, version`, workspace, len(experiments) == 0, list)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 
 	"lapis/ml/evaluation"
-	"lapis/resource/identity"
 )
 
 func (s *Server) evaluationRoutes() {
@@ -37,11 +36,15 @@ func (s *Server) evaluationRoutes() {
 	})
 }
 
-func (o *out) dataset(key string, d *evaluation.Dataset) {
+// dataset writes a dataset. Its experiments are told when it is made; they have
+// a route of their own.
+func (o *out) dataset(key string, d *evaluation.Dataset, experiments []string) {
 	o.object(key)
 	o.text("dataset_id", d.ID)
 	o.text("name", d.Name)
-	if d.Tags != nil {
+	if d.Tags == nil {
+		o.text("tags", "{}")
+	} else {
 		tags, _ := json.Marshal(d.Tags)
 		o.text("tags", string(tags))
 	}
@@ -52,7 +55,7 @@ func (o *out) dataset(key string, d *evaluation.Dataset) {
 	o.integer("last_update_time", d.Updated)
 	o.some("created_by", d.CreatedBy)
 	o.some("last_updated_by", d.UpdatedBy)
-	o.texts("experiment_ids", d.Experiments)
+	o.texts("experiment_ids", experiments)
 	o.close()
 }
 
@@ -74,7 +77,7 @@ func (c *call) replyDataset(d evaluation.Dataset, err error) error {
 	}
 	var o out
 	o.open()
-	o.dataset("dataset", &d)
+	o.dataset("dataset", &d, nil)
 	o.close()
 	return c.reply(&o)
 }
@@ -97,7 +100,15 @@ func (s *Server) createDataset(c *call) error {
 	if c.err != nil {
 		return c.err
 	}
-	return c.replyDataset(s.Evaluation.CreateDataset(c.ctx(), c.workspace, name, identity.Of(c.ctx()).Name, experiments, tags))
+	d, err := s.Evaluation.CreateDataset(c.ctx(), c.workspace, name, experiments, tags)
+	if err != nil {
+		return err
+	}
+	var o out
+	o.open()
+	o.dataset("dataset", &d, d.Experiments)
+	o.close()
+	return c.reply(&o)
 }
 
 func (s *Server) getDataset(c *call) error {
@@ -126,7 +137,7 @@ func (s *Server) searchDatasets(c *call) error {
 	if len(found) > 0 {
 		o.list("datasets")
 		for i := range found {
-			o.dataset("", &found[i])
+			o.dataset("", &found[i], nil)
 		}
 		o.closeList()
 	}
@@ -210,13 +221,13 @@ func (s *Server) deleteRecords(c *call) error {
 }
 
 func (s *Server) datasetExperiments(c *call) error {
-	d, err := s.Evaluation.Dataset(c.ctx(), c.workspace, c.vars["dataset_id"])
+	experiments, err := s.Evaluation.ExperimentsOf(c.ctx(), c.workspace, c.vars["dataset_id"])
 	if err != nil {
 		return err
 	}
 	var o out
 	o.open()
-	o.texts("experiment_ids", d.Experiments)
+	o.texts("experiment_ids", experiments)
 	o.close()
 	return c.reply(&o)
 }
@@ -284,17 +295,21 @@ func (c *call) replyScorers(list []evaluation.Scorer) error {
 }
 
 func (s *Server) listScorers(c *call) error {
-	experiments := c.texts("experiment_ids", false)
-	if e := c.text("experiment_id", false); e != "" {
-		if len(experiments) > 0 {
-			return invalid("Cannot specify both 'experiment_id' and 'experiment_ids'.")
-		}
-		experiments = []string{e}
-	}
+	one, several := c.text("experiment_id", false), c.texts("experiment_ids", false)
 	if c.err != nil {
 		return c.err
 	}
-	list, err := s.Evaluation.Scorers(c.ctx(), c.workspace, experiments)
+	if one != "" {
+		if len(several) > 0 {
+			return invalid("Cannot specify both 'experiment_id' and 'experiment_ids'. Use 'experiment_ids' to scope the query to multiple experiments, or 'experiment_id' to scope it to a single experiment.")
+		}
+		list, err := s.Evaluation.ScorersOf(c.ctx(), c.workspace, one)
+		if err != nil {
+			return err
+		}
+		return c.replyScorers(list)
+	}
+	list, err := s.Evaluation.Scorers(c.ctx(), c.workspace, several)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ type Dataset struct {
 	Updated     int64             `json:"updated"` // Unix ms
 	CreatedBy   string            `json:"createdBy,omitempty"`
 	UpdatedBy   string            `json:"updatedBy,omitempty"`
-	Experiments []string          `json:"experiments,omitempty"`
+	Experiments []string          `json:"experiments,omitempty"` // as they were named; some may be gone
 }
 
 // Record is one input with what is expected for it. Its JSON is the form that
@@ -43,10 +43,10 @@ type Record struct {
 	Inputs       json.RawMessage            `json:"inputs"`
 	Outputs      json.RawMessage            `json:"outputs,omitempty"`
 	Expectations map[string]json.RawMessage `json:"expectations,omitempty"`
-	Tags         map[string]string          `json:"tags,omitempty"`
+	Tags         map[string]string          `json:"tags"`
 	Source       json.RawMessage            `json:"source,omitempty"`
 	SourceID     string                     `json:"source_id,omitempty"`
-	SourceType   string                     `json:"source_type"`
+	SourceType   string                     `json:"source_type,omitempty"`
 	Created      int64                      `json:"created_time"`
 	Updated      int64                      `json:"last_update_time"`
 	CreatedBy    string                     `json:"created_by,omitempty"`
@@ -93,8 +93,8 @@ type Store interface {
 	// AddScorer stores the next version of a scorer and returns it.
 	AddScorer(ctx context.Context, workspace string, s Scorer) (Scorer, error)
 
-	// Scorers returns all versions of all scorers of the experiments, by name
-	// and version.
+	// Scorers returns all versions of all scorers of the experiments, or of the
+	// workspace for none, by experiment, name and version.
 	Scorers(ctx context.Context, workspace string, experiments []string) ([]Scorer, error)
 
 	// DeleteScorer removes a version, or all for 0, and says how many.
@@ -127,39 +127,42 @@ func newID(prefix string) string {
 	return prefix + hex.EncodeToString(b[:])
 }
 
+// newGUID is the id of a scorer.
+func newGUID() string {
+	s := newID("")
+	return s[:8] + "-" + s[8:12] + "-4" + s[13:16] + "-a" + s[17:20] + "-" + s[20:]
+}
+
 func digest(name string, at int64) string {
 	sum := sha256.Sum256([]byte(name + ":" + strconv.FormatInt(at, 10)))
 	return hex.EncodeToString(sum[:4])
 }
 
-// experiments resolves ids and refuses those that are not there.
-func (s *Service) experiments(ctx context.Context, workspace string, ids []string) ([]string, error) {
-	var found []string
-	for _, id := range ids {
-		e, err := s.runs.Experiment(ctx, workspace, id)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(found, e.ID) {
-			found = append(found, e.ID)
-		}
+// active finds an experiment and refuses a deleted one.
+func (s *Service) active(ctx context.Context, workspace, id string) (tracking.Experiment, error) {
+	e, err := s.runs.Experiment(ctx, workspace, id)
+	if err == nil && e.Deleted > 0 {
+		err = tracking.ExperimentDeleted(id)
 	}
-	return found, nil
+	return e, err
 }
 
-// CreateDataset makes an empty dataset.
-func (s *Service) CreateDataset(ctx context.Context, workspace, name, user string, experiments []string, tags map[string]string) (Dataset, error) {
-	experiments, err := s.experiments(ctx, workspace, experiments)
-	if err != nil {
-		return Dataset{}, err
-	}
+// CreateDataset makes an empty dataset. Who made it is what the tag
+// mlflow.user says. Experiments are not looked up.
+func (s *Service) CreateDataset(ctx context.Context, workspace, name string, experiments []string, tags map[string]string) (Dataset, error) {
 	at := s.now().UnixMilli()
-	d := Dataset{Workspace: workspace, ID: newID("d-"), Name: name, Tags: tags, Created: at, Updated: at, CreatedBy: user, UpdatedBy: user,
-		Digest: digest(name, at), Experiments: experiments}
-	if u := tags["mlflow.user"]; u != "" {
-		d.CreatedBy, d.UpdatedBy = u, u
-	}
+	d := Dataset{Workspace: workspace, ID: newID("d-"), Name: name, Tags: tags, Created: at, Updated: at,
+		Digest: digest(name, at), Experiments: experiments, CreatedBy: tags["mlflow.user"], UpdatedBy: tags["mlflow.user"]}
 	return d, s.store.CreateDataset(ctx, d)
+}
+
+// ExperimentsOf returns a dataset's experiments; one that is not there has none.
+func (s *Service) ExperimentsOf(ctx context.Context, workspace, id string) ([]string, error) {
+	d, err := s.store.Dataset(ctx, workspace, id)
+	if fault.Is(err, fault.Missing) {
+		err = nil
+	}
+	return d.Experiments, err
 }
 
 // Dataset finds a dataset.
@@ -172,16 +175,10 @@ func (s *Service) DeleteDataset(ctx context.Context, workspace, id string) error
 	return s.store.DeleteDataset(ctx, workspace, id)
 }
 
-func (s *Service) change(ctx context.Context, workspace, id string, alter func(d *Dataset) error) (Dataset, error) {
-	return s.store.ChangeDataset(ctx, workspace, id, nil, func(d *Dataset, _ map[string]*Record) ([]Hashed, error) {
-		d.Updated = s.now().UnixMilli()
-		return nil, alter(d)
-	})
-}
-
-// SetTags sets tags of a dataset; a nil value removes one.
+// SetTags sets tags of a dataset; a nil value removes one. When a dataset is
+// gone, so are its tags: removing some is no error.
 func (s *Service) SetTags(ctx context.Context, workspace, id string, tags map[string]*string) error {
-	_, err := s.change(ctx, workspace, id, func(d *Dataset) error {
+	_, err := s.store.ChangeDataset(ctx, workspace, id, nil, func(d *Dataset, _ map[string]*Record) ([]Hashed, error) {
 		if d.Tags == nil {
 			d.Tags = map[string]string{}
 		}
@@ -191,34 +188,56 @@ func (s *Service) SetTags(ctx context.Context, workspace, id string, tags map[st
 				continue
 			}
 			if err := tracking.CheckTagKey(k); err != nil {
-				return err
+				return nil, err
 			}
 			d.Tags[k] = *v
 		}
-		return nil
+		return nil, nil
 	})
+	if fault.Is(err, fault.Missing) {
+		for _, v := range tags {
+			if v != nil {
+				return fault.NotFound("Could not find evaluation dataset with ID %s", id).With("RESOURCE_DOES_NOT_EXIST")
+			}
+		}
+		return nil
+	}
 	return err
 }
 
 // Move adds experiments to a dataset, or takes them away.
 func (s *Service) Move(ctx context.Context, workspace, id string, experiments []string, add bool) (Dataset, error) {
+	_, err := s.store.Dataset(ctx, workspace, id)
+	if fault.Is(err, fault.Missing) {
+		return Dataset{}, fault.NotFound("Dataset '%s' not found", id).With("RESOURCE_DOES_NOT_EXIST")
+	}
+	if err != nil {
+		return Dataset{}, err
+	}
 	if add {
-		var err error
-		if experiments, err = s.experiments(ctx, workspace, experiments); err != nil {
-			return Dataset{}, err
+		for _, e := range experiments {
+			if _, err := s.runs.Experiment(ctx, workspace, e); fault.Is(err, fault.Missing) {
+				return Dataset{}, fault.NotFound("No Experiment with id=%s", e).With("RESOURCE_DOES_NOT_EXIST")
+			} else if err != nil {
+				return Dataset{}, err
+			}
 		}
 	}
-	return s.change(ctx, workspace, id, func(d *Dataset) error {
+	return s.store.ChangeDataset(ctx, workspace, id, nil, func(d *Dataset, _ map[string]*Record) ([]Hashed, error) {
+		changed := add
 		for _, e := range experiments {
 			at := slices.Index(d.Experiments, e)
 			switch {
 			case add && at < 0:
 				d.Experiments = append(d.Experiments, e)
 			case !add && at >= 0:
-				d.Experiments = slices.Delete(d.Experiments, at, at+1)
+				d.Experiments, changed = slices.Delete(d.Experiments, at, at+1), true
 			}
 		}
-		return nil
+		if changed {
+			d.Updated = s.now().UnixMilli()
+		}
+		return nil, nil
 	})
 }
 
@@ -239,9 +258,6 @@ const maxRecords = 10_000
 func (s *Service) Upsert(ctx context.Context, workspace, id string, records []NewRecord) (inserted, updated int, err error) {
 	if len(records) > maxRecords {
 		return 0, 0, invalid("A request can hold at most %d records. Got %d.", maxRecords, len(records))
-	}
-	if len(records) == 0 {
-		return 0, 0, nil
 	}
 	hashes := make([]string, len(records))
 	for i := range records {
@@ -265,13 +281,17 @@ func (s *Service) Upsert(ctx context.Context, workspace, id string, records []Ne
 		at := s.now().UnixMilli()
 		current := maps.Clone(old)
 		var order []string
+		d.UpdatedBy = ""
 		schema := parseSchema(d.Schema)
 		for i, n := range records {
 			r := current[hashes[i]]
 			user := n.Tags["mlflow.user"]
 			if r == nil {
 				inserted++
-				r = &Record{ID: newID("dr-"), Dataset: id, Inputs: n.Inputs, Created: at, CreatedBy: user, SourceType: "UNSPECIFIED"}
+				r = &Record{ID: newID("dr-"), Dataset: id, Inputs: n.Inputs, Created: at, CreatedBy: user, Outputs: json.RawMessage("{}"), Tags: map[string]string{}}
+				if err := r.from(n.Source); err != nil {
+					return nil, err
+				}
 			} else {
 				updated++
 			}
@@ -290,8 +310,13 @@ func (s *Service) Upsert(ctx context.Context, workspace, id string, records []Ne
 		}
 		_ = json.Unmarshal([]byte(d.Profile), &profile)
 		profile.Records += inserted
-		text, _ := json.Marshal(profile)
-		d.Profile, d.Schema = string(text), schema.String()
+		if profile.Records > 0 {
+			text, _ := json.Marshal(profile)
+			d.Profile = string(text)
+		}
+		if len(records) > 0 {
+			d.Schema = schema.String()
+		}
 		d.Updated, d.Digest = at, digest(d.Name, at)
 		changed := make([]Hashed, len(order))
 		for i, h := range order {
@@ -299,11 +324,45 @@ func (s *Service) Upsert(ctx context.Context, workspace, id string, records []Ne
 		}
 		return changed, nil
 	})
+	if len(records) == 0 && fault.Is(err, fault.Missing) {
+		err = nil
+	}
 	return inserted, updated, err
 }
 
+// from says where a new record comes from.
+func (r *Record) from(source json.RawMessage) error {
+	if len(source) == 0 || string(source) == "null" || string(source) == "{}" {
+		return nil
+	}
+	var s struct {
+		Type string `json:"source_type"`
+		Data struct {
+			Trace  string `json:"trace_id"`
+			Source string `json:"source_id"`
+		} `json:"source_data"`
+	}
+	if err := json.Unmarshal(source, &s); err != nil {
+		return invalid("Invalid source of a dataset record: %s", source)
+	}
+	types := []string{"UNSPECIFIED", "TRACE", "HUMAN", "DOCUMENT", "CODE"}
+	r.Source, r.SourceType = source, strings.ToUpper(s.Type)
+	if !slices.Contains(types, r.SourceType) {
+		return invalid("Invalid dataset record source type: %s. Valid source types: ['%s']", r.SourceType, strings.Join(types, "', '"))
+	}
+	if r.SourceID = s.Data.Source; r.SourceType == "TRACE" {
+		r.SourceID = s.Data.Trace
+	}
+	return nil
+}
+
+// merge adds what a client sends to what is there. Where a record comes from
+// stays as it was.
 func (r *Record) merge(n NewRecord, at int64, user string) {
-	if len(n.Outputs) > 0 && string(n.Outputs) != "null" {
+	switch {
+	case string(n.Outputs) == "null":
+		r.Outputs = nil
+	case len(n.Outputs) > 0:
 		r.Outputs = n.Outputs
 	}
 	if len(n.Expectations) > 0 {
@@ -318,49 +377,62 @@ func (r *Record) merge(n NewRecord, at int64, user string) {
 		}
 		maps.Copy(r.Tags, n.Tags)
 	}
-	if len(n.Source) > 0 && string(n.Source) != "null" {
-		r.Source = n.Source
-		var source struct {
-			Type string `json:"source_type"`
-			Data struct {
-				Trace string `json:"trace_id"`
-			} `json:"source_data"`
-		}
-		if json.Unmarshal(n.Source, &source) == nil && source.Type != "" {
-			r.SourceType, r.SourceID = source.Type, source.Data.Trace
-		}
-	}
 	r.Updated = at
 	if user != "" {
 		r.UpdatedBy = user
 	}
 }
 
-// schema is the type of each member that records have had.
-type schema map[string]map[string]string
+// schema is the type of each member that records have had, the first it had.
+// Outputs that are no object have one type: "outputs": "string".
+type schema struct {
+	Inputs       map[string]string `json:"inputs"`
+	Outputs      any               `json:"outputs"`
+	Expectations map[string]string `json:"expectations"`
+	Version      string            `json:"version"`
+}
 
-func parseSchema(text string) schema {
-	s := schema{}
-	_ = json.Unmarshal([]byte(text), &s)
-	for _, part := range []string{"inputs", "outputs", "expectations"} {
-		if s[part] == nil {
-			s[part] = map[string]string{}
-		}
+func parseSchema(text string) *schema {
+	s := &schema{Inputs: map[string]string{}, Expectations: map[string]string{}, Version: "1.0"}
+	_ = json.Unmarshal([]byte(text), s)
+	if s.Outputs == nil {
+		s.Outputs = map[string]any{}
 	}
 	return s
 }
 
-func (s schema) add(n NewRecord) {
-	for part, raw := range map[string]json.RawMessage{"inputs": n.Inputs, "outputs": n.Outputs} {
-		var members map[string]json.RawMessage
-		if json.Unmarshal(raw, &members) == nil {
-			for k, v := range members {
-				s[part][k] = kind(v)
+func (s *schema) add(n NewRecord) {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(n.Inputs, &members) == nil {
+		for k, v := range members {
+			if _, ok := s.Inputs[k]; !ok {
+				s.Inputs[k] = kind(v)
 			}
 		}
 	}
 	for k, v := range n.Expectations {
-		s["expectations"][k] = kind(v)
+		if _, ok := s.Expectations[k]; !ok {
+			s.Expectations[k] = kind(v)
+		}
+	}
+	if kind(n.Outputs) == "null" {
+		return
+	}
+	known, ok := s.Outputs.(map[string]any)
+	if !ok {
+		return
+	}
+	members = nil
+	if json.Unmarshal(n.Outputs, &members) != nil {
+		if len(known) == 0 {
+			s.Outputs = kind(n.Outputs)
+		}
+		return
+	}
+	for k, v := range members {
+		if _, ok := known[k]; !ok {
+			known[k] = kind(v)
+		}
 	}
 }
 
@@ -383,7 +455,7 @@ func kind(raw json.RawMessage) string {
 	return "integer"
 }
 
-func (s schema) String() string {
+func (s *schema) String() string {
 	b, _ := json.Marshal(s)
 	return string(b)
 }
@@ -399,6 +471,9 @@ func (s *Service) Records(ctx context.Context, workspace, id, page string, limit
 		}
 	}
 	records, next, err := s.store.Records(ctx, workspace, id, after, limit)
+	if fault.Is(err, fault.Missing) {
+		return nil, "", nil // a dataset that is not there has none
+	}
 	if err != nil || next == 0 {
 		return records, "", err
 	}
@@ -408,31 +483,40 @@ func (s *Service) Records(ctx context.Context, workspace, id, page string, limit
 // DeleteRecords removes records of a dataset and says how many there were.
 func (s *Service) DeleteRecords(ctx context.Context, workspace, id string, records []string) (int, error) {
 	n, err := s.store.DeleteRecords(ctx, workspace, id, records)
+	if fault.Is(err, fault.Missing) {
+		return 0, nil
+	}
 	if err != nil || n == 0 {
 		return n, err
 	}
-	_, err = s.change(ctx, workspace, id, func(d *Dataset) error {
+	_, err = s.store.ChangeDataset(ctx, workspace, id, nil, func(d *Dataset, _ map[string]*Record) ([]Hashed, error) {
 		var profile struct {
 			Records int `json:"num_records"`
 		}
 		_ = json.Unmarshal([]byte(d.Profile), &profile)
-		profile.Records = max(0, profile.Records-n)
+		if profile.Records -= n; profile.Records <= 0 {
+			d.Profile = "null"
+			return nil, nil
+		}
 		text, _ := json.Marshal(profile)
 		d.Profile = string(text)
-		return nil
+		return nil, nil
 	})
 	return n, err
 }
 
 // Search finds datasets, of any of the experiments if some are named.
 func (s *Service) Search(ctx context.Context, workspace string, experiments []string, filter string, order []string, limit int, page string) ([]Dataset, string, error) {
+	if _, _, err := tracking.Page[Dataset](nil, page, 1, nil); err != nil {
+		return nil, "", err
+	}
 	clauses, err := tracking.DatasetGrammar.Parse(filter)
 	if err != nil {
 		return nil, "", err
 	}
 	var orders []tracking.Order
 	for _, text := range order {
-		o, err := tracking.DatasetGrammar.ParseOrder(text)
+		o, err := tracking.DatasetOrders.ParseOrder(text)
 		if err != nil {
 			return nil, "", err
 		}
@@ -468,9 +552,9 @@ func (d *Dataset) value(key string) tracking.Value {
 	case "last_update_time":
 		return tracking.Value{Number: float64(d.Updated)}
 	case "created_by":
-		return tracking.Value{Text: d.CreatedBy}
+		return tracking.Value{Text: d.CreatedBy, Missing: d.CreatedBy == ""}
 	case "last_updated_by":
-		return tracking.Value{Text: d.UpdatedBy}
+		return tracking.Value{Text: d.UpdatedBy, Missing: d.UpdatedBy == ""}
 	}
 	v, ok := d.Tags[key]
 	return tracking.Value{Text: v, Missing: !ok}
@@ -490,7 +574,7 @@ func (d *Dataset) passes(clauses []tracking.Clause) bool {
 			if !c.MatchesNumber(v.Number) {
 				return false
 			}
-		} else if !c.Matches(v.Text) {
+		} else if v.Missing || !c.Matches(v.Text) {
 			return false
 		}
 	}
@@ -499,42 +583,60 @@ func (d *Dataset) passes(clauses []tracking.Clause) bool {
 
 // AddScorer stores the next version of a scorer.
 func (s *Service) AddScorer(ctx context.Context, workspace, experiment, name, body string) (Scorer, error) {
-	e, err := s.runs.Experiment(ctx, workspace, experiment)
-	if err != nil {
-		return Scorer{}, err
-	}
-	if strings.TrimSpace(name) == "" {
-		return Scorer{}, invalid("Scorer name cannot be empty.")
-	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(body), &fields); err != nil {
 		return Scorer{}, invalid("serialized_scorer must be valid JSON")
 	}
 	if v, ok := fields["call_source"]; ok && string(v) != "null" {
-		return Scorer{}, invalid("Custom scorer registration (using @scorer decorator) is disabled: the server would run code that a client sends.")
+		return Scorer{}, invalid("Custom scorer registration (using @scorer decorator) is disabled by default outside of Databricks tracking environments due to security concerns. Custom scorers require arbitrary code execution during deserialization. This server runs no code that a client sends: keep it in a source code repository and import it, or use built-in scorers.")
 	}
-	return s.store.AddScorer(ctx, workspace, Scorer{Experiment: e.ID, Name: name, ID: newID(""), Created: s.now().UnixMilli(), Body: body})
+	if strings.TrimSpace(name) == "" {
+		return Scorer{}, invalid("Scorer name cannot be empty or contain only whitespace.")
+	}
+	e, err := s.active(ctx, workspace, experiment)
+	if err != nil {
+		return Scorer{}, err
+	}
+	return s.store.AddScorer(ctx, workspace, Scorer{Experiment: e.ID, Name: name, ID: newGUID(), Created: s.now().UnixMilli(), Body: body})
 }
 
-// Scorers returns the newest version of each scorer of the experiments.
+// Scorers returns the newest version of each scorer of the experiments that
+// are not deleted, of all for none.
 func (s *Service) Scorers(ctx context.Context, workspace string, experiments []string) ([]Scorer, error) {
-	experiments, err := s.experiments(ctx, workspace, experiments)
+	all, err := s.store.Scorers(ctx, workspace, experiments)
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.store.Scorers(ctx, workspace, experiments)
 	var newest []Scorer
 	for i, x := range all {
-		if i == len(all)-1 || all[i+1].Name != x.Name || all[i+1].Experiment != x.Experiment {
-			newest = append(newest, x)
+		if i < len(all)-1 && all[i+1].Name == x.Name && all[i+1].Experiment == x.Experiment {
+			continue
 		}
+		if n := len(newest); n == 0 || newest[n-1].Experiment != x.Experiment {
+			switch _, err := s.active(ctx, workspace, x.Experiment); {
+			case fault.Is(err, fault.BadRequest) || fault.Is(err, fault.Missing):
+				continue
+			case err != nil:
+				return nil, err
+			}
+		}
+		newest = append(newest, x)
 	}
-	return newest, err
+	return newest, nil
+}
+
+// ScorersOf returns the newest version of each scorer of an experiment.
+func (s *Service) ScorersOf(ctx context.Context, workspace, experiment string) ([]Scorer, error) {
+	e, err := s.active(ctx, workspace, experiment)
+	if err != nil {
+		return nil, err
+	}
+	return s.Scorers(ctx, workspace, []string{e.ID})
 }
 
 // ScorerVersions returns all versions of a scorer, the newest last.
 func (s *Service) ScorerVersions(ctx context.Context, workspace, experiment, name string) ([]Scorer, error) {
-	e, err := s.runs.Experiment(ctx, workspace, experiment)
+	e, err := s.active(ctx, workspace, experiment)
 	if err != nil {
 		return nil, err
 	}
@@ -572,13 +674,13 @@ func (s *Service) Scorer(ctx context.Context, workspace, experiment, name string
 
 // DeleteScorer removes a version of a scorer, or all for 0.
 func (s *Service) DeleteScorer(ctx context.Context, workspace, experiment, name string, version int64) error {
-	e, err := s.runs.Experiment(ctx, workspace, experiment)
+	e, err := s.active(ctx, workspace, experiment)
 	if err != nil {
 		return err
 	}
 	n, err := s.store.DeleteScorer(ctx, workspace, e.ID, name, version)
 	if err == nil && n == 0 {
-		err = scorerMissing(name, experiment)
+		_, err = s.Scorer(ctx, workspace, experiment, name, version)
 	}
 	return err
 }

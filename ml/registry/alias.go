@@ -16,14 +16,24 @@ var (
 	versionsAlias = pattern.New(`^[vV]\d+$`)
 )
 
-func checkAlias(alias string) error {
+func checkAliasForm(alias string) error {
 	switch {
 	case alias == "":
 		return invalid("Registered model alias name cannot be empty.")
-	case len(alias) > 255:
-		return invalid("'Registered model alias name' exceeds the maximum length of 255 characters")
 	case !aliasForm.MatchString(alias):
 		return invalid("Invalid alias name: '%s'. Names may only contain alphanumerics, underscores (_), and dashes (-).", alias)
+	case len(alias) > 255:
+		return invalid("'Registered model alias name' exceeds the maximum length of 255 characters")
+	}
+	return nil
+}
+
+// checkAlias refuses what no version can be called.
+func checkAlias(alias string) error {
+	if err := checkAliasForm(alias); err != nil {
+		return err
+	}
+	switch {
 	case strings.EqualFold(alias, "latest"):
 		return invalid("'latest' alias name (case insensitive) is reserved.")
 	case versionsAlias.MatchString(alias):
@@ -65,6 +75,9 @@ func (g *Registry) SetAlias(ctx context.Context, site ml.Site, name, alias, vers
 
 // DeleteAlias removes an alias; one that is not there is no error.
 func (g *Registry) DeleteAlias(ctx context.Context, site ml.Site, name, alias string) error {
+	if err := checkAliasForm(alias); err != nil {
+		return err
+	}
 	_, err := g.changeModel(ctx, site, name, func(p resource.Document, m *only) (err error) {
 		m.quiet = true
 		delete(m.Aliases, alias)
@@ -77,8 +90,8 @@ func (g *Registry) DeleteAlias(ctx context.Context, site ml.Site, name, alias st
 // Aliased returns the version that an alias names. The alias latest is the
 // newest version.
 func (g *Registry) Aliased(ctx context.Context, site ml.Site, name, alias string) (Version, error) {
-	if !aliasForm.MatchString(alias) || alias == "" {
-		return Version{}, checkAlias(alias)
+	if err := checkAliasForm(alias); err != nil {
+		return Version{}, err
 	}
 	m, err := g.Model(ctx, site, name)
 	if err != nil {

@@ -752,6 +752,10 @@ func (g *Registry) MoveVersion(ctx context.Context, site ml.Site, name, number, 
 // LatestVersions returns the newest version in each of the stages; in all, if
 // none is named.
 func (g *Registry) LatestVersions(ctx context.Context, site ml.Site, name string, in []string) ([]Version, error) {
+	all, err := g.Versions(ctx, site, name)
+	if err != nil {
+		return nil, err
+	}
 	wanted := stages
 	if len(in) > 0 {
 		wanted = nil
@@ -762,10 +766,6 @@ func (g *Registry) LatestVersions(ctx context.Context, site ml.Site, name string
 			}
 			wanted = append(wanted, s)
 		}
-	}
-	all, err := g.Versions(ctx, site, name)
-	if err != nil {
-		return nil, err
 	}
 	return latest(all, wanted), nil
 }

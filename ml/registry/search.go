@@ -48,7 +48,7 @@ func (g *Registry) SearchModels(ctx context.Context, site ml.Site, q Search) ([]
 		return nil, "", err
 	}
 	clauses, asked := prompts(clauses)
-	order, err := orders(q.Order, "name", "timestamp", "last_updated_timestamp")
+	order, err := modelOrders(q.Order)
 	if err != nil {
 		return nil, "", err
 	}
@@ -99,7 +99,7 @@ func (g *Registry) SearchVersions(ctx context.Context, site ml.Site, q Search) (
 		return nil, "", err
 	}
 	clauses, asked := prompts(clauses)
-	order, err := orders(q.Order, "name", "version_number", "creation_timestamp", "last_updated_timestamp")
+	order, err := versionOrders(q.Order)
 	if err != nil {
 		return nil, "", err
 	}
@@ -160,30 +160,67 @@ type orderKey struct {
 	sign int // 1 ascending, -1 descending
 }
 
-func orders(list []string, keys ...string) ([]orderKey, error) {
+// orders reads order_by clauses; which keys there are, its callers know.
+func orders(list []string) ([]orderKey, error) {
 	var all []orderKey
 	for _, text := range list {
 		fields := strings.Fields(text)
 		if len(fields) == 0 || len(fields) > 2 {
 			return nil, invalid("Invalid order_by clause '%s'. Could not be parsed.", text)
 		}
-		o := orderKey{key: strings.Trim(fields[0], "`\""), sign: 1}
-		o.key = strings.TrimPrefix(o.key, "attribute.")
+		o := orderKey{key: fields[0], sign: 1}
 		if len(fields) == 2 {
 			switch strings.ToUpper(fields[1]) {
 			case "DESC":
 				o.sign = -1
 			case "ASC":
 			default:
+				if fields[0] == "timestamp" { // a word of SQL's own
+					return nil, invalid("Invalid order_by clause '%s'. Could not be parsed.", text)
+				}
 				return nil, invalid("Invalid ordering key in order_by clause '%s'.", text)
 			}
-		}
-		if !slices.Contains(keys, o.key) {
-			return nil, invalid("Invalid order by key '%s' specified. Valid keys are {'%s'}", o.key, strings.Join(keys, "', '"))
 		}
 		all = append(all, o)
 	}
 	return all, nil
+}
+
+// modelOrders reads what to order registered models by.
+func modelOrders(list []string) ([]orderKey, error) {
+	all, err := orders(list)
+	for _, o := range all {
+		if !slices.Contains([]string{"name", "timestamp", "last_updated_timestamp"}, o.key) {
+			return nil, invalid("Invalid order by key '%s' specified. Valid keys are '{'name', 'timestamp'}'", o.key)
+		}
+	}
+	return all, err
+}
+
+// versionOrders reads what to order model versions by.
+func versionOrders(list []string) ([]orderKey, error) {
+	const valid = "{'creation_timestamp', 'last_updated_timestamp', 'name', 'version_number'}"
+	all, err := orders(list)
+	for i := range all {
+		o := &all[i]
+		first, key, dotted := strings.Cut(o.key, ".")
+		switch {
+		case !dotted:
+			key = first
+		case first != "attribute" && first != "tag" && first != "tags":
+			return nil, invalid("Invalid entity type '%s'. Valid entity types are ('attribute', 'tag', 'tags')", first)
+		}
+		key = strings.Trim(key, "`\"")
+		switch known := strings.Contains(valid, "'"+key+"'"); {
+		case known:
+			o.key = key
+		case first == "tag" || first == "tags":
+			return nil, invalid("Invalid order by key '%s' specified. Valid keys are %s", key, valid)
+		default:
+			return nil, invalid("Invalid attribute key '%s' specified. Valid keys are '%s'", key, valid)
+		}
+	}
+	return all, err
 }
 
 func passes(clauses []tracking.Clause, tags, texts map[string]string, numbers map[string]float64) bool {

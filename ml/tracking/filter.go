@@ -1,7 +1,6 @@
 package tracking
 
 import (
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -73,8 +72,15 @@ type Grammar struct {
 	lists    []string          // attributes that take IN; nil = all
 	null     bool              // params, tags and the like take IS [NOT] NULL
 	regular  bool              // strings take RLIKE
+	tagNull  bool              // tags alone take IS [NOT] NULL
+	whole    bool              // numbers are whole
+	bare     bool              // strings may stand without quotes
+	colon    bool              // how it says which attributes it knows: "are: {…}"
 	tagLists bool              // params and tags take IN
 	quotes   bool              // errors quote the words they name
+
+	// refuse is the error of a comparator that the left side does not take.
+	refuse func(g *Grammar, c *Clause, op string) error
 }
 
 var attributeNames = map[string]entity{"attribute": attribute, "attr": attribute, "attributes": attribute, "run": attribute}
@@ -111,6 +117,7 @@ var dataEntities = map[string]entity{
 // The grammars.
 var (
 	RunGrammar = &Grammar{
+		refuse:   refuseAny,
 		entities: with(with(attributeNames, dataEntities), map[string]entity{"dataset": datasetOf, "datasets": datasetOf}),
 		names:    "['metric', 'parameter', 'tag', 'attribute', 'dataset']",
 		text:     names("run_id", "run_name", "status", "user_id", "artifact_uri", "run name=run_name", "Run name=run_name", "Run Name=run_name"),
@@ -127,6 +134,9 @@ var (
 		number:   RunGrammar.number,
 	}
 	ExperimentGrammar = &Grammar{
+		refuse:   refuseAny,
+		tagNull:  true,
+		whole:    true,
 		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
 		names:    "['tag', 'attribute']",
 		text:     names("name", "experiment_id"),
@@ -134,31 +144,48 @@ var (
 		lists:    []string{"experiment_id"},
 	}
 	ModelGrammar = &Grammar{
-		entities: with(with(attributeNames, dataEntities), nil),
-		names:    "['metric', 'parameter', 'tag', 'attribute']",
+		refuse:   refuseLogged,
+		bare:     true,
+		entities: map[string]entity{"attributes": attribute, "metrics": metric, "params": param, "tags": tag},
+		names:    "['attributes', 'metrics', 'params', 'tags']",
 		text:     names("name", "model_id", "model_type", "status", "source_run_id", "experiment_id"),
 		number: names("creation_timestamp", "creation_time=creation_timestamp", "last_updated_timestamp",
 			"last_updated_time=last_updated_timestamp"),
 		tagLists: true,
 	}
 	RegisteredModelGrammar = &Grammar{
+		refuse:   refuseRegistered,
+		whole:    true,
 		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
-		names:    "['tag', 'attribute']",
+		names:    "('attribute', 'tag', 'tags')",
 		text:     names("name"),
 	}
 	ModelVersionGrammar = &Grammar{
+		refuse:   refuseRegistered,
+		whole:    true,
 		entities: map[string]entity{"attribute": attribute, "tag": tag, "tags": tag},
-		names:    "['tag', 'attribute']",
+		names:    "('attribute', 'tag', 'tags')",
 		text:     names("name", "run_id", "source_path"),
 		number:   names("version_number"),
 	}
 	DatasetGrammar = &Grammar{
+		refuse:   refuseAny,
 		entities: map[string]entity{"attribute": attribute, "attributes": attribute, "tag": tag, "tags": tag},
 		names:    "['tag', 'attribute']",
+		colon:    true,
 		text:     names("name", "created_by", "last_updated_by"),
 		number:   names("created_time", "last_update_time"),
 	}
+	// DatasetOrders is what datasets are ordered by.
+	DatasetOrders = &Grammar{
+		entities: DatasetGrammar.entities,
+		names:    DatasetGrammar.names,
+		colon:    true,
+		text:     names("name"),
+		number:   DatasetGrammar.number,
+	}
 	TraceGrammar = &Grammar{
+		refuse: refuseAny,
 		entities: map[string]entity{
 			"attribute": attribute, "attributes": attribute, "trace": attribute, "tag": tag, "tags": tag,
 			"metadata": metadata, "request_metadata": metadata, "span": span, "feedback": feedback, "expectation": expectation,
@@ -305,6 +332,11 @@ func (g *Grammar) Parse(filter string) ([]Clause, error) {
 			continue
 		}
 		c, rest, err := g.clause(list)
+		if _, ok := err.(notClause); ok && g.bare {
+			err = invalid("Invalid filter string: %s. Expected a list of comparisons separated by 'AND' (e.g. 'metrics.loss > 0.1 AND params.lr = 0.01').", pythonText(filter))
+		} else if ok {
+			err = invalid("%v", err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -314,6 +346,21 @@ func (g *Grammar) Parse(filter string) ([]Clause, error) {
 	return clauses, nil
 }
 
+// notClause is the words that are no comparison.
+type notClause string
+
+func (words notClause) Error() string {
+	return "Invalid clause(s) in filter string: " + string(words)
+}
+
+// pythonText is a string as Python shows it.
+func pythonText(s string) string {
+	if strings.Contains(s, "'") && !strings.Contains(s, `"`) {
+		return `"` + s + `"`
+	}
+	return "'" + strings.ReplaceAll(s, "'", `\'`) + "'"
+}
+
 // invalidClause names the words, up to the next AND, that are no comparison.
 func (g *Grammar) invalidClause(list []token) error {
 	var words []string
@@ -321,12 +368,18 @@ func (g *Grammar) invalidClause(list []token) error {
 		if i > 0 && strings.EqualFold(t.text, "AND") {
 			break
 		}
-		if g.quotes {
-			t.text = "'" + t.text + "'"
+		parts := []string{t.text}
+		if t.kind == 'x' && len(t.text) > 1 && t.text[0] == '\'' { // a quote that nothing closes
+			parts = []string{"'", t.text[1:]}
 		}
-		words = append(words, t.text)
+		for _, w := range parts {
+			if g.quotes {
+				w = "'" + w + "'"
+			}
+			words = append(words, w)
+		}
 	}
-	return invalid("Invalid clause(s) in filter string: %s", strings.Join(words, ", "))
+	return notClause(strings.Join(words, ", "))
 }
 
 func word(list []token, i int, w string) bool {
@@ -356,12 +409,12 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 		return c, nil, err
 	}
 	if c.Op == "IS NULL" || c.Op == "IS NOT NULL" {
-		if !g.null || c.of == attribute || c.of == metric || c.of == datasetOf || c.of == span {
+		if !g.null && !(g.tagNull && c.of == tag) || c.of == attribute || c.of == metric || c.of == datasetOf || c.of == span {
 			return c, nil, invalid("IS NULL / IS NOT NULL is only supported for tags and params, not for '%s' '%s'", c.Of(), c.Key)
 		}
 		return c, rest, nil
 	}
-	if len(rest) == 0 {
+	if len(rest) == 0 || word(rest, 0, "AND") || rest[0].kind == 'x' && rest[0].text[0] == '\'' || strings.HasSuffix(c.Op, "IN") && rest[0].text != "(" {
 		return c, nil, g.invalidClause(list)
 	}
 	rest, err = g.value(&c, rest)
@@ -372,10 +425,23 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 func (g *Grammar) name(text string) (entity, string, error) {
 	first, key, dotted := cutName(text)
 	of := attribute
+	if g.bare && dotted {
+		of, ok := g.entities[first]
+		if !ok {
+			return 0, "", invalid("Invalid entity type: '%s'. Expected one of %s.", first, g.names)
+		}
+		if key = strings.Trim(key, "`"); of != attribute {
+			return of, key, nil
+		}
+	}
 	if dotted {
 		var ok bool
 		if of, ok = g.entities[unquote(first)]; !ok {
-			return 0, "", invalid("Invalid entity type '%s'. Valid values are %s", unquote(first), g.names)
+			word := "values"
+			if g.names[0] == '(' {
+				word = "entity types"
+			}
+			return 0, "", invalid("Invalid entity type '%s'. Valid %s are %s", unquote(first), word, g.names)
 		}
 		key = unquote(key)
 	} else {
@@ -388,6 +454,9 @@ func (g *Grammar) name(text string) (entity, string, error) {
 		}
 		if to, ok := g.number[key]; ok {
 			return of, to, nil
+		}
+		if g.colon {
+			return 0, "", invalid("Invalid attribute key '%s' specified. Valid keys are: %s", key, g.attributes())
 		}
 		return 0, "", invalid("Invalid attribute key '%s' specified. Valid keys are '%s'", key, g.attributes())
 	case span:
@@ -441,16 +510,60 @@ var (
 
 	patternOps = []string{"!=", "=", "LIKE", "ILIKE", "RLIKE"}
 	nullOps    = []string{"!=", "=", "LIKE", "ILIKE", "IS NULL", "IS NOT NULL"}
-	listOps    = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
+	stringOps  = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
 )
 
-func allowed(op string, ops []string) error {
-	for _, o := range ops {
-		if o == op {
-			return nil
-		}
+// takes refuses a clause whose comparator is not one of ops.
+func (g *Grammar) takes(c *Clause, ops []string) error {
+	if contains(ops, c.Op) {
+		return nil
 	}
-	return invalid("Invalid comparator '%s' not one of '{'%s'}'", op, strings.Join(ops, "', '"))
+	return g.refuse(g, c, c.Op)
+}
+
+// refuseAny is the error of runs, experiments and traces. The set that it names
+// is not always closed by a quote.
+func refuseAny(g *Grammar, c *Clause, op string) error {
+	ops, end := stringOps, "'"
+	_, isNumber := g.number[c.Key]
+	switch {
+	case c.of == metric:
+		ops, end = numberOps, ""
+	case c.of == tag && g.tagNull:
+		return invalid("Invalid comparator for tag: %s", op)
+	case g.regular:
+		ops = patternOps
+	case c.of == param && g.null:
+		ops = nullOps
+	case c.of == tag && g.null:
+		ops, end = nullOps, ""
+	case c.of == datasetOf, c.of == attribute && isNumber:
+		end = ""
+	}
+	sorted := append([]string(nil), ops...)
+	sortStrings(sorted)
+	return invalid("Invalid comparator '%s' not one of '{'%s'}%s", op, strings.Join(sorted, "', '"), end)
+}
+
+// refuseRegistered is the error of registered models and their versions.
+func refuseRegistered(g *Grammar, c *Clause, op string) error {
+	if c.of == tag {
+		return invalid("Invalid comparator for tag: %s", op)
+	}
+	if _, ok := g.number[c.Key]; ok {
+		return invalid("Invalid comparator for attribute %s: %s", c.Key, op)
+	}
+	return invalid("Invalid comparator for attribute: %s", op)
+}
+
+// refuseLogged is the error of logged models.
+func refuseLogged(g *Grammar, c *Clause, op string) error {
+	kind := map[entity]string{attribute: "attributes", metric: "metrics", param: "params", tag: "tags"}[c.of]
+	ops := "('=', '!=', 'LIKE', 'ILIKE', 'IN', 'NOT IN')"
+	if _, isNumber := g.number[c.Key]; isNumber && c.of == attribute || c.of == metric {
+		ops = "('<', '<=', '>', '>=', '=', '!=')"
+	}
+	return invalid("Invalid comparison operator for %s.%s: '%s'. Expected one of %s.", kind, c.Key, op, ops)
 }
 
 // value reads the right side of a comparison.
@@ -476,16 +589,28 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 			}
 			return nil, invalid("Expected numeric value type for numeric attribute: %s. Found %s", c.Key, t.text)
 		}
-		if err := allowed(c.Op, numberOps); err != nil {
+		if err := g.takes(c, numberOps); err != nil {
 			return nil, err
 		}
 		c.Number, _ = strconv.ParseFloat(t.text, 64)
+		if c.of == attribute && g.whole && strings.ContainsAny(t.text, ".eE") {
+			return nil, invalid("Invalid value for numeric attribute '%s': '%s'", c.Key, t.text)
+		}
 		return list[1:], nil
 	}
 	if t.kind == 'p' && t.text == "(" {
 		return g.values(c, list)
 	}
+	if g.bare {
+		if err := g.takes(c, textOps); err != nil {
+			return nil, err
+		}
+		return list[1:], c.compareWith(strings.Trim(t.text, "'"))
+	}
 	if t.kind != 's' && !(t.kind == 'i' && t.text[0] == '"') {
+		if t.kind == 'i' {
+			return nil, invalid("Parameter value is either not quoted or unidentified quote types used for string value %s. Use either single or double quotes.", t.text)
+		}
 		switch c.of {
 		case param:
 			return nil, invalid("Expected a quoted string value for parameter (e.g. 'my-value'). Got value %s", t.text)
@@ -502,22 +627,26 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 	} else if g.null && (c.of == tag || c.of == param) {
 		ops = nullOps
 	}
-	if err := allowed(c.Op, ops); err != nil {
+	if err := g.takes(c, ops); err != nil {
 		return nil, err
 	}
-	c.Text = unquote(t.text)
-	if c.Op == "RLIKE" {
-		re, err := regexp.Compile(c.Text)
+	return list[1:], c.compareWith(unquote(t.text))
+}
+
+// compareWith sets the string that the clause's left side is compared with.
+func (c *Clause) compareWith(text string) error {
+	c.Text = text
+	switch c.Op {
+	case "RLIKE":
+		re, err := regexp.Compile(text)
 		if err != nil {
-			return nil, invalid("Invalid regular expression '%s': %v", c.Text, err)
+			return invalid("Invalid regular expression '%s': %v", text, err)
 		}
 		c.regular = re
-		return list[1:], nil
+	case "LIKE", "ILIKE":
+		c.like = newPattern(text, c.Op == "ILIKE")
 	}
-	if strings.HasSuffix(c.Op, "LIKE") {
-		c.like = newPattern(c.Text, c.Op == "ILIKE")
-	}
-	return list[1:], nil
+	return nil
 }
 
 // values reads the list of an IN.
@@ -533,7 +662,7 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 		return nil, invalid("Expected a quoted string value for %s (e.g. 'my-value'). Got value %s", kind, listText(list))
 	}
 	if c.Op != "IN" && c.Op != "NOT IN" {
-		return nil, allowed("(", listOps)
+		return nil, g.refuse(g, c, "(")
 	}
 	for i := 1; i < len(list); i++ {
 		t := list[i]
@@ -547,10 +676,27 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 			c.Values = append(c.Values, unquote(t.text))
 		case t.kind == 'p' && t.text == ",":
 		default:
-			return nil, invalid("While parsing a list in the query, expected string value, punctuation, or whitespace, but got different type in list: %s", t.text)
+			return nil, invalid("While parsing a list in the query, expected string value, punctuation, or whitespace, but got different type in list: %s", tupleText(list))
 		}
 	}
 	return nil, g.invalidClause(list)
+}
+
+// tupleText is a list as Python writes it: (1,) and (1, 'a').
+func tupleText(list []token) string {
+	var items []string
+	for _, t := range list[1:] {
+		if t.text == ")" {
+			break
+		}
+		if t.text != "," {
+			items = append(items, t.text)
+		}
+	}
+	if len(items) == 1 {
+		return "(" + items[0] + ",)"
+	}
+	return "(" + strings.Join(items, ", ") + ")"
 }
 
 // listText is a list in parentheses as it was written.
@@ -588,12 +734,8 @@ func (c *Clause) Matches(s string) bool {
 	return false
 }
 
-// MatchesNumber tells whether a number passes the clause. NaN passes as 0, as
-// MLflow's table holds it.
+// MatchesNumber tells whether a number passes the clause. NaN passes != alone.
 func (c *Clause) MatchesNumber(v float64) bool {
-	if math.IsNaN(v) {
-		v = 0
-	}
 	switch c.Op {
 	case "=":
 		return v == c.Number

@@ -3,6 +3,9 @@ package tracking
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 )
@@ -22,7 +25,7 @@ func (s *Service) CreateModel(ctx context.Context, m LoggedModel) (LoggedModel, 
 		return m, err
 	}
 	if e.Deleted != 0 {
-		return m, experimentInactive(m.Experiment)
+		return m, ExperimentDeleted(m.Experiment)
 	}
 	if strings.ContainsAny(m.Name, `/:.%"'`) {
 		return m, invalid("Invalid model name ('%s') provided. Model name must be a non-empty string and cannot contain the following characters: ('/', ':', '.', '%%', '\"', \"'\")", m.Name)
@@ -85,9 +88,9 @@ func (s *Service) FinishModel(ctx context.Context, workspace, id, status string)
 	})
 }
 
-// SetModelTags sets tags of a logged model.
+// SetModelTags sets tags of a logged model, also of a deleted one.
 func (s *Service) SetModelTags(ctx context.Context, workspace, id string, tags []Tag) (LoggedModel, error) {
-	return s.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
+	return s.store.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
 		if m.Tags == nil {
 			m.Tags = map[string]string{}
 		}
@@ -101,9 +104,9 @@ func (s *Service) SetModelTags(ctx context.Context, workspace, id string, tags [
 	})
 }
 
-// DeleteModelTag removes a tag of a logged model.
+// DeleteModelTag removes a tag of a logged model, also of a deleted one.
 func (s *Service) DeleteModelTag(ctx context.Context, workspace, id, key string) error {
-	_, err := s.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
+	_, err := s.store.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
 		if _, ok := m.Tags[key]; !ok {
 			return missing("No tag with key '%s' found for model with ID '%s'.", key, id)
 		}
@@ -113,10 +116,10 @@ func (s *Service) DeleteModelTag(ctx context.Context, workspace, id, key string)
 	return err
 }
 
-// AddModelParams adds params to a logged model; those that are there cannot be
+// AddModelParams adds params to a logged model, also to a deleted one; those that are there cannot be
 // set again.
 func (s *Service) AddModelParams(ctx context.Context, workspace, id string, params []Tag) error {
-	_, err := s.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
+	_, err := s.store.ChangeModel(ctx, workspace, id, func(m *LoggedModel) error {
 		if m.Params == nil {
 			m.Params = map[string]string{}
 		}
@@ -166,6 +169,10 @@ type ModelSearch struct {
 
 // SearchModels finds logged models that are not deleted.
 func (s *Service) SearchModels(ctx context.Context, workspace string, q ModelSearch) ([]LoggedModel, string, error) {
+	t, err := q.token()
+	if err != nil {
+		return nil, "", err
+	}
 	clauses, err := ModelGrammar.Parse(q.Filter)
 	if err != nil {
 		return nil, "", err
@@ -180,10 +187,6 @@ func (s *Service) SearchModels(ctx context.Context, workspace string, q ModelSea
 			return nil, "", invalid("Invalid order by field name: %s", o.Field)
 		}
 		orders[i] = Order{of: of, Key: key, Desc: o.Desc}
-	}
-	t, err := parseToken(q.Page)
-	if err != nil {
-		return nil, "", err
 	}
 	experiments := make([]string, 0, len(q.Experiments))
 	for _, id := range q.Experiments {
@@ -217,8 +220,68 @@ func (s *Service) SearchModels(ctx context.Context, workspace string, q ModelSea
 		}
 		return cmp.Or(cmp.Compare(b.Created, a.Created), strings.Compare(a.ID, b.ID))
 	})
-	page, next := paged(found, t, q.Limit, func(m LoggedModel) string { return m.ID })
+	page, next := paged(found, t.offsetToken, q.Limit, func(m LoggedModel) string { return m.ID })
+	if next != "" {
+		t.offsetToken, _ = parseToken(next)
+		next = t.String()
+	}
 	return page, next, nil
+}
+
+// modelToken is a page token that holds for the search it was given out for.
+type modelToken struct {
+	offsetToken
+	Experiments []string     `json:"experiment_ids"`
+	Filter      string       `json:"filter_string"`
+	Order       []ModelOrder `json:"order_by"`
+}
+
+func (t modelToken) String() string {
+	b, _ := json.Marshal(t)
+	return base64.StdEncoding.EncodeToString(b)
+}
+
+// token reads the search's page token, and refuses another search's.
+func (q *ModelSearch) token() (modelToken, error) {
+	t := modelToken{Experiments: q.Experiments, Filter: q.Filter, Order: q.Order}
+	if q.Page == "" {
+		return t, nil
+	}
+	var said modelToken
+	b, err := base64.StdEncoding.DecodeString(q.Page)
+	if err == nil {
+		err = json.Unmarshal(b, &said)
+	}
+	switch {
+	case err != nil:
+		return t, invalid("Invalid page token: %s. %v", q.Page, err)
+	case !slices.Equal(said.Experiments, q.Experiments):
+		return t, invalid("Experiment IDs in the page token do not match the requested experiment IDs. Expected: %s. Found: %s", listed(q.Experiments), listed(said.Experiments))
+	case said.Filter != q.Filter:
+		return t, invalid("Filter string in the page token does not match the requested filter string. Expected: %s. Found: %s", cmp.Or(q.Filter, "None"), cmp.Or(said.Filter, "None"))
+	case !slices.Equal(said.Order, q.Order):
+		return t, invalid("Order by in the page token does not match the requested order by.")
+	case said.Offset < 0:
+		return t, invalid("Invalid page token: %s. Its offset is negative.", q.Page)
+	}
+	t.offsetToken = said.offsetToken
+	return t, nil
+}
+
+// listed is a list of ids as messages have it.
+func listed(ids []string) string {
+	if ids == nil {
+		return "None"
+	}
+	return "['" + strings.Join(ids, "', '") + "']"
+}
+
+// kept is the value as MLflow keeps it for models, where what is no number is 0.
+func (v *ModelMetric) kept() float64 {
+	if math.IsNaN(float64(v.Value)) {
+		return 0
+	}
+	return float64(v.Value)
 }
 
 // of tells whether the value was measured with one of the datasets, if any are
@@ -257,7 +320,7 @@ func (m *LoggedModel) passes(clauses []Clause, of []Dataset) bool {
 		case metric:
 			metrics = true
 			ok = slices.ContainsFunc(m.Metrics, func(v ModelMetric) bool {
-				return v.Key == c.Key && v.of(of) && c.MatchesNumber(float64(v.Value))
+				return v.Key == c.Key && v.of(of) && c.MatchesNumber(v.kept())
 			})
 		case param:
 			v, there := m.Params[c.Key]

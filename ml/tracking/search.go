@@ -216,10 +216,12 @@ func (f *finding) experiments(s *Service, src Source) error {
 	ids := make([]string, 0, len(src.Experiments))
 	for _, id := range src.Experiments {
 		id, err := s.resolve(f.ctx, src.Workspace, id)
-		if err != nil || slices.Contains(ids, id) {
-			continue // what cannot be an experiment has no runs
+		if err != nil {
+			return err
 		}
-		ids = append(ids, id)
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
 	}
 	return f.store.Index(f.ctx, src.Workspace, ids, f.index)
 }

@@ -47,9 +47,13 @@ func (s *Service) resolve(ctx context.Context, workspace, id string) (string, er
 		return s.defaultExperiment(ctx, workspace)
 	}
 	if _, err := strconv.ParseInt(id, 10, 64); err != nil {
-		return "", invalid("Invalid experiment ID '%s'. Experiment ID must be a valid integer.", id)
+		return "", badExperimentID(id)
 	}
 	return id, nil
+}
+
+func badExperimentID(id string) error {
+	return invalid("Invalid experiment ID '%s'. Experiment ID must be a valid integer.", id)
 }
 
 func (s *Service) defaultExperiment(ctx context.Context, workspace string) (string, error) {
@@ -124,7 +128,7 @@ func CheckLocation(location, field string) error {
 		return invalid("'%s' URL can't include fragments or params.", field)
 	}
 	if q, _ := url.QueryUnescape(u.RawQuery); strings.Contains(q, "..") {
-		return invalid("Invalid query string: %s", u.RawQuery)
+		return invalid("Invalid query string")
 	}
 	if scheme == "runs" {
 		return invalid("Artifact location cannot be a runs:/ URI. Given: '%s'", location)
@@ -216,7 +220,7 @@ func (s *Service) SetExperimentTag(ctx context.Context, workspace, id string, t 
 	}
 	return s.changeExperiment(ctx, workspace, id, func(e *Experiment) error {
 		if e.Deleted != 0 {
-			return experimentInactive(id)
+			return ExperimentDeleted(id)
 		}
 		e.Tags[t.Key] = t.Value
 		return nil
@@ -227,7 +231,7 @@ func (s *Service) SetExperimentTag(ctx context.Context, workspace, id string, t 
 func (s *Service) DeleteExperimentTag(ctx context.Context, workspace, id, key string) error {
 	return s.changeExperiment(ctx, workspace, id, func(e *Experiment) error {
 		if e.Deleted != 0 {
-			return experimentInactive(id)
+			return ExperimentDeleted(id)
 		}
 		if _, ok := e.Tags[key]; !ok {
 			return missing("No tag with name: %s in experiment with id %s", key, id)
@@ -237,7 +241,8 @@ func (s *Service) DeleteExperimentTag(ctx context.Context, workspace, id, key st
 	})
 }
 
-func experimentInactive(id string) error {
+// ExperimentDeleted is the fault of a write to a deleted experiment.
+func ExperimentDeleted(id string) error {
 	return invalid("The experiment %s must be in the 'active' state. Current state is deleted.", id)
 }
 
@@ -269,6 +274,11 @@ func (s *Service) CreateRun(ctx context.Context, workspace string, n NewRun) (*D
 	}
 	for _, t := range n.Tags {
 		if t.Key == TagName && n.Name != "" && t.Value != n.Name {
+			if e, err := s.Experiment(ctx, workspace, n.Experiment); err != nil {
+				return nil, err
+			} else if e.Deleted != 0 {
+				return nil, ExperimentDeleted(e.ID)
+			}
 			return nil, invalid("Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values (run_name='%s', mlflow.runName='%s').", n.Name, t.Value)
 		}
 		t.Value = cut(t.Value, maxTag)
@@ -765,6 +775,16 @@ func (s *Service) SearchExperiments(ctx context.Context, workspace string, q Exp
 	clauses, err := ExperimentGrammar.Parse(q.Filter)
 	if err != nil {
 		return nil, "", err
+	}
+	for _, c := range clauses {
+		if key, ok := c.Attribute(); !ok || key != "experiment_id" {
+			continue
+		}
+		for _, id := range append([]string{c.Text}, c.Values...) {
+			if _, err := strconv.ParseInt(id, 10, 64); err != nil && id != "" {
+				return nil, "", badExperimentID(id)
+			}
+		}
 	}
 	order, err := ExperimentGrammar.orders(q.Order)
 	if err != nil {

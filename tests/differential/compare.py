@@ -24,10 +24,13 @@ TIMES = {
 }  # fmt: skip
 
 # Lists whose order means nothing; so do the metrics of a run's or model's data.
-UNORDERED = {"tags", "params", "aliases", "dataset_inputs", "model_inputs", "model_outputs", "latest_versions", "assessments", "experiment_ids"}
+UNORDERED = {"tags", "params", "aliases", "dataset_inputs", "model_inputs", "model_outputs", "latest_versions", "assessments", "experiment_ids", "records"}
 
 # Texts that hold JSON.
-PACKED = {"records", "tags", "profile"}
+PACKED = {"records", "tags", "profile", "schema", "mlflow.linkedPrompts"}
+
+# Ids that no call of a story names.
+MADE = {"dataset_record_id", "scorer_id"}
 
 
 @dataclasses.dataclass
@@ -179,6 +182,8 @@ class Pair:
         that it is of versions one per stage, which are in no order."""
         if isinstance(value, dict):
             fields = {self._symbols(i, k): self._symbols(i, v, k, latest) for k, v in value.items()}
+            if "dataset_id" in value and "digest" in value:
+                fields["digest"] = "⟨of the name and the time⟩"
             if field == "data" and "metrics" in fields:
                 fields["metrics"].sort(key=canonical)
             return fields
@@ -193,10 +198,14 @@ class Pair:
             return self._moment(value)
         if field.endswith("page_token"):
             return "⟨token⟩"
+        if field in MADE:
+            return f"⟨{field}⟩"
         if field in TIMES and isinstance(value, str) and (m := MOMENT.fullmatch(value)):
             return self._moment(calendar.timegm(time.strptime(m[1], "%Y-%m-%dT%H:%M:%S")) * 1000 + int((m[2] or "0").ljust(3, "0")[:3]))
         if field in PACKED and isinstance(value, str) and value[:1] in ("{", "["):
             return self._symbols(i, json.loads(value), field)
+        if field == "experiment_id" and isinstance(value, int):  # a scorer's
+            value = str(value)
         if not isinstance(value, str):
             return value
         if field == "message":

@@ -17,7 +17,7 @@ class Evaluation:
         s = self.symbol("dataset")
         body = {"name": f"{self.prefix}-{self.pick(['asked', 'Asked', 'told'])}{self.count}"}
         if self.chance(0.8):
-            body["experiment_ids"] = self.some(self.experiments, 1, 2)
+            body["experiment_ids"] = self.some(self.experiments + ["999999999"], 1, 2)
         if self.chance(0.6):
             body["tags"] = json.dumps({k: self.pick(["blue", "red", "x%"]) for k in self.some(["team", "kind"], 1, 2)})
         a = yield Call("POST", V3 + "datasets/create", body, binds={s: "dataset.dataset_id"})
@@ -33,14 +33,15 @@ class Evaluation:
         if self.chance(0.2):
             r["source"] = {"source_type": self.pick(["HUMAN", "TRACE", "CODE"]), "source_data": {"trace_id": "tr-1"}}
         if self.chance(0.2):
-            r["outputs"] = self.pick(["answer", {"a": 1}])
+            r["outputs"] = {"a": 1}  # MLflow fails when there were texts before
         return r
 
     def records(self):
         d = self.a_dataset()
-        records = [self.record() for _ in range(self.random.randint(1, 4))]
+        # MLflow fails in itself over two records with the same inputs.
+        records = list({r["inputs"]["q"]: r for r in (self.record() for _ in range(self.random.randint(1, 4)))}.values())
         yield Call("POST", f"{V3}datasets/{d}/records", {"records": json.dumps(records)})
-        yield Call("GET", f"{V3}datasets/{d}/records", query=[("max_results", "2")] if self.chance(0.2) else None)
+        yield Call("GET", f"{V3}datasets/{d}/records")  # records of one call are in no order
 
     def dataset_calls(self):
         d = self.a_dataset()
@@ -55,9 +56,9 @@ class Evaluation:
             lambda: Call("POST", path + "/remove-experiments", {"experiment_ids": [self.experiment()]}),
             lambda: Call("DELETE", path) if self.chance(0.4) else Call("GET", path),
             lambda: Call("DELETE", path + "/records", {"dataset_record_ids": ["dr-nope"]}),
-            lambda: Call("POST", path + "/records", {"records": self.pick(["", "[]", "{}", "nope", '[{"expectations": {"a": 1}}]', "[1]"])}),
+            lambda: Call("POST", path + "/records", {"records": self.pick(["", "[]", "nope", '[{"expectations": {"a": 1}}]', "[1]"])}),
             lambda: Call("PATCH", path + "/tags", {}),
-            lambda: Call("POST", V3 + "datasets/create", self.pick([{}, {"name": ""}, {"name": "x", "tags": "nope"}, {"name": f"{self.prefix}-e", "experiment_ids": ["999999999"]}])),
+            lambda: Call("POST", V3 + "datasets/create", self.pick([{}, {"name": ""}, {"name": "x", "tags": "nope"}])),
         ])()  # fmt: skip
         if self.chance(0.5):
             yield Call("GET", path)
@@ -90,5 +91,5 @@ class Evaluation:
             lambda: Call("GET", V3 + "scorers/versions", query=[("experiment_id", e), ("name", name)]),
             lambda: Call("GET", V3 + "scorers/get", query=[("experiment_id", e), ("name", name)] + version),
             lambda: Call("DELETE", V3 + "scorers/delete", {"experiment_id": e, "name": name} | dict((k, int(v)) for k, v in version)),
-            lambda: Call("GET", V3 + "scorers/" + self.pick(["list", "get", "versions"])),
+            lambda: Call("GET", V3 + "scorers/" + self.pick(["get", "versions"])),
         ])()  # fmt: skip

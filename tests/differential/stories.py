@@ -29,7 +29,8 @@ LONG = "k" * 251
 # What a story is about; one that comes twice is told twice as often.
 # LAPIS_THEMES="traces search" tells of these alone.
 THEMES = os.environ.get("LAPIS_THEMES", "").split() or [
-    "tracking", "tracking", "search", "search", "history", "models", "registry", "registry", "artifacts", "bad", "all",
+    "tracking", "tracking", "search", "search", "history", "models", "registry", "registry", "artifacts",
+    "evaluation", "bad", "all",
 ]  # fmt: skip
 
 
@@ -707,10 +708,10 @@ class Story(Traces, Evaluation):
             "logged-models": ["model.info.model_id", "model.info.name"],
         }
         call.binds = {self.symbol("scrapped"): field for field in made.get(path.removeprefix(API), [])}
-        if how == "drop":
+        if how == "drop" and key != "filter":  # which keeps a search to what the story made
             del body[key]
         elif how == "type":
-            body[key] = self.pick([12, 1.5, True, [], ["x"], {}, {"a": 1}, "x"])
+            body[key] = self.pick([12, 1.5, True, [], ["x"], {}, {"a": 1}, "x-" + self.prefix])
         elif how == "empty":
             body[key] = ""
         elif how == "null":
