@@ -162,6 +162,9 @@ func (g *Registry) DownloadURI(ctx context.Context, site ml.Site, name, number s
 	if err != nil {
 		return "", err
 	}
+	if strings.HasPrefix(v.Source, "runs:/") {
+		return v.Source, nil // clients look up the run's address
+	}
 	if v.path != "" {
 		return proxyURI(v.path), nil
 	}

@@ -65,19 +65,20 @@ func (c *Clause) Attribute() (key string, ok bool) { return c.Key, c.of == attri
 
 // Grammar is what may be said in the filters of one kind of thing.
 type Grammar struct {
-	entities map[string]entity
-	names    string            // the entities, as the error lists them
-	text     map[string]string // string attributes: spelling → attribute
-	number   map[string]string // number attributes
-	lists    []string          // attributes that take IN; nil = all
-	null     bool              // params, tags and the like take IS [NOT] NULL
-	regular  bool              // strings take RLIKE
-	tagNull  bool              // tags alone take IS [NOT] NULL
-	whole    bool              // numbers are whole
-	bare     bool              // strings may stand without quotes
-	colon    bool              // how it says which attributes it knows: "are: {…}"
-	tagLists bool              // params and tags take IN
-	quotes   bool              // errors quote the words they name
+	entities       map[string]entity
+	names          string            // the entities, as the error lists them
+	text           map[string]string // string attributes: spelling → attribute
+	number         map[string]string // number attributes
+	lists          []string          // attributes that take IN; nil = all
+	null           bool              // params, tags and the like take IS [NOT] NULL
+	regular        bool              // strings take RLIKE
+	tagNull        bool              // tags alone take IS [NOT] NULL
+	whole          bool              // numbers are whole
+	bare           bool              // strings may stand without quotes
+	colon          bool              // how it says which attributes it knows: "are: {…}"
+	tagLists       bool              // params and tags take IN
+	onlyAttributes bool              // as an order
+	quotes         bool              // errors quote the words they name
 
 	// refuse is the error of a comparator that the left side does not take.
 	refuse func(g *Grammar, c *Clause, op string) error
@@ -178,11 +179,12 @@ var (
 	}
 	// DatasetOrders is what datasets are ordered by.
 	DatasetOrders = &Grammar{
-		entities: DatasetGrammar.entities,
-		names:    DatasetGrammar.names,
-		colon:    true,
-		text:     names("name"),
-		number:   DatasetGrammar.number,
+		onlyAttributes: true,
+		entities:       DatasetGrammar.entities,
+		names:          DatasetGrammar.names,
+		colon:          true,
+		text:           names("name"),
+		number:         DatasetGrammar.number,
 	}
 	TraceGrammar = &Grammar{
 		refuse: refuseAny,
@@ -364,6 +366,12 @@ func pythonText(s string) string {
 // invalidClause names the words, up to the next AND, that are no comparison.
 func (g *Grammar) invalidClause(list []token) error {
 	var words []string
+	if list[0].text == "(" {
+		words, list = []string{listText(list)}, nil
+		if g.quotes {
+			words[0] = "'" + words[0] + "'"
+		}
+	}
 	for i, t := range list {
 		if i > 0 && strings.EqualFold(t.text, "AND") {
 			break
@@ -583,6 +591,9 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 		return list[1:], nil
 	}
 	if isNumber || c.of == metric {
+		if err := g.takes(c, numberOps); g.bare && err != nil {
+			return nil, err
+		}
 		if t.kind != 'n' {
 			if c.of == metric {
 				return nil, invalid("Expected numeric value type for metric. Found %s", t.text)
@@ -702,7 +713,10 @@ func tupleText(list []token) string {
 // listText is a list in parentheses as it was written.
 func listText(list []token) string {
 	var b strings.Builder
-	for _, t := range list {
+	for i, t := range list {
+		if i > 1 && t.kind != 'p' && list[i-1].kind != 'p' {
+			b.WriteByte(' ')
+		}
 		if t.text == "," {
 			b.WriteString(", ")
 			continue
@@ -842,7 +856,13 @@ func (g *Grammar) ParseOrder(s string) (Order, error) {
 	}
 	var err error
 	o.of, o.Key, err = g.name(list[0].text)
-	if err == nil && (o.of == datasetOf || o.of >= metadata) {
+	switch {
+	case err != nil:
+	case o.of == datasetOf:
+		err = invalid("Invalid identifier type 'dataset'")
+	case g.onlyAttributes && o.of != attribute:
+		err = invalid("Invalid order_by entity: %s", (&Clause{of: o.of}).Of())
+	case o.of >= metadata:
 		err = invalid("Invalid order_by entity: order by a metric, parameter, tag or attribute.")
 	}
 	return o, err

@@ -454,13 +454,13 @@ func (c *Clause) number() func(v float64) bool {
 	n := c.Number
 	switch c.Op {
 	case ">":
-		return func(v float64) bool { return number(v) > n }
+		return func(v float64) bool { return v > n }
 	case ">=":
-		return func(v float64) bool { return number(v) >= n }
+		return func(v float64) bool { return v >= n }
 	case "<":
-		return func(v float64) bool { return number(v) < n }
+		return func(v float64) bool { return v < n }
 	case "<=":
-		return func(v float64) bool { return number(v) <= n }
+		return func(v float64) bool { return v <= n }
 	}
 	return c.MatchesNumber
 }

@@ -112,11 +112,11 @@ class Pair:
         start = int(time.time() * 1000)
         answers = tuple(self.pool.map(lambda i: self._send(i, call), (0, 1)))
         self.windows.append((start, int(time.time() * 1000)))
-        for i, a in enumerate(answers):
-            for symbol, path in call.binds.items():
-                v = dig(a.body, path)
-                if v not in (None, ""):
-                    self.meaning[i][symbol] = v
+        for symbol, path in call.binds.items():
+            made = [dig(a.body, path) for a in answers]
+            if None not in made and "" not in made:
+                for i in (0, 1):
+                    self.meaning[i][symbol] = made[i]
         return answers[0], self._compare(call, answers)
 
     def _send(self, i, call):
