@@ -41,12 +41,14 @@ func Run(t *testing.T, open func(t *testing.T) (store tracking.Store, fold func(
 		{"deleting an experiment deletes its active runs and restoring brings them back", lifecycle},
 		{"what a request logs stands or falls together", together},
 		{"points are kept once, whenever they come", points},
+		{"points that come late find their place", late},
 		{"a search sees all that was acknowledged before it", scan},
 		{"datasets are shared by name and digest", datasets},
 		{"logged models keep each value of their metrics", models},
 		{"what is removed for good leaves nothing but its artefacts as waste", purge},
 		{"a workspace that goes for good takes its own with it, and nothing else", purgeWorkspace},
 		{"counts are those of what there is", tallies},
+		{"any calls lead to what they say", machine},
 	}
 	for _, x := range tests {
 		t.Run(x.name, func(t *testing.T) {
@@ -451,6 +453,61 @@ func points(t *testing.T, s tracking.Store, fold func() error) {
 		if err := fold(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// late logs a long series, and then points that belong between.
+func late(t *testing.T, s tracking.Store, fold func() error) {
+	ctx := t.Context()
+	newRun(t, s, here, "r", false)
+	log := func(from, to, by int64) {
+		t.Helper()
+		var batch []tracking.Metric
+		for step := from; step < to; step += by {
+			batch = append(batch, tracking.Metric{Key: "m", Point: tracking.Point{Step: step, Value: float64(step)}})
+		}
+		if err := s.Log(ctx, here, "r", batch, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want int) {
+		t.Helper()
+		got := must[[]tracking.Point](t)(s.Series(ctx, here, "r", "m"))
+		if len(got) != want {
+			t.Fatalf("%d points, want %d", len(got), want)
+		}
+		for i, p := range got {
+			if p.Value != float64(p.Step) || i > 0 && got[i-1].Step >= p.Step {
+				t.Fatalf("point %d is %v, after %v", i, p, got[max(0, i-1)])
+			}
+		}
+		told, visited := -1, 0
+		if err := s.Points(ctx, here, "r", "m", func(n int) { told = n }, func(p []tracking.Point) { visited += len(p) }); err != nil || told != want || visited != want {
+			t.Errorf("told of %d points, visited %d, %v; want %d", told, visited, err, want)
+		}
+	}
+	log(0, 20_000, 2)
+	check(10_000)
+	for i, step := range []func(){
+		func() { log(101, 103, 2) },       // one in between, in the log
+		func() { log(20_000, 20_100, 1) }, // at the end
+		func() { log(0, 200, 2) },         // again
+		func() { log(8_001, 9_001, 2) },   // many in between
+		func() { log(-100, 0, 1) },        // before all
+	} {
+		want := []int{10_001, 10_101, 10_101, 10_601, 10_701}[i]
+		if err := fold(); err != nil {
+			t.Fatal(err)
+		}
+		step()
+		check(want)
+		if err := fold(); err != nil {
+			t.Fatal(err)
+		}
+		check(want)
+	}
+	if got := must[[]tracking.Point](t)(s.Series(ctx, here, "r", "none")); len(got) != 0 {
+		t.Errorf("a metric that is not there has %d points", len(got))
 	}
 }
 
