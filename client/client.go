@@ -336,6 +336,7 @@ func failure(res *http.Response) error {
 	case xml.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), &blob) == nil && blob.Message != "":
 		f.Code, f.Message = blob.Code, blob.Message
 	}
+	f.Message = strings.TrimPrefix(f.Message, "("+f.Code+") ") // for clients that show no code
 	if f.Message == "" {
 		f.Message = fmt.Sprintf("The server answered %s to %s %s.", res.Status, res.Request.Method, res.Request.URL.Path)
 	}

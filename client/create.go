@@ -7,15 +7,26 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"lapis/client/spec"
 	"lapis/fault"
 )
 
-// Create makes what the document describes, on the server.
+// Create makes what the document describes, on the server. A job that exists is
+// a Conflict: the server would take its PUT and not run it again.
 func (c *Client) Create(ctx context.Context, d *spec.Document, noun string, o spec.Options) (spec.Result, error) {
 	o.Target = c.Target
+	if name := d.Name(); noun == "job" && name != "" {
+		_, err := c.Get(ctx, c.Path("jobs", name))
+		if err == nil {
+			return spec.Result{}, fault.Conflicts("The job %q exists, and a job runs once. Choose another name; `lapis job update` changes what describes one.", name)
+		}
+		if !fault.Is(err, fault.Missing) {
+			return spec.Result{}, err
+		}
+	}
 	return spec.Create(ctx, d, noun, o, &world{c})
 }
 
@@ -232,6 +243,9 @@ func (w *world) Labelled(ctx context.Context, collection, name, label string) (s
 // Version gives the version that has a label. The label `latest` is on the
 // version created last.
 func (c *Client) Version(ctx context.Context, collection, name, label string) (string, error) {
+	if label != "latest" && c.Registry == "" {
+		return c.labelled(ctx, collection, name, label)
+	}
 	if label != "latest" {
 		data, err := c.Get(ctx, c.Path(collection, name, "labels", label))
 		if err != nil {
@@ -255,6 +269,34 @@ func (c *Client) Version(ctx context.Context, collection, name, label string) (s
 	}
 	noun := strings.TrimSuffix(collection, "s")
 	return "", fault.NotFound("The %s %q could not be found in workspace %q. `lapis %s list` shows what there is.", noun, name, c.Workspace, noun)
+}
+
+// labelled reads the labels of an asset in a workspace, which its container
+// holds. An alias that MLflow gives to a model is one too.
+func (c *Client) labelled(ctx context.Context, collection, name, label string) (string, error) {
+	data, err := c.Get(ctx, c.Path(collection, name))
+	if err != nil {
+		return "", err
+	}
+	var r struct {
+		Properties struct {
+			Labels map[string]any
+			MLflow struct{ Aliases map[string]any }
+		}
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return "", fmt.Errorf("read labels: %w", err)
+	}
+	names := []string{"latest"}
+	for _, from := range []map[string]any{r.Properties.Labels, r.Properties.MLflow.Aliases} {
+		for known, version := range from {
+			if names = append(names, known); known == label {
+				return text(version), nil
+			}
+		}
+	}
+	slices.Sort(names)
+	return "", fault.NotFound("%q has no label %q; its labels are: %s.", name, label, strings.Join(slices.Compact(names), ", "))
 }
 
 // Location implements spec.World.

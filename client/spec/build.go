@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"lapis/fault"
@@ -158,7 +159,87 @@ func (b *builder) send(method, path, version string, body map[string]any) (Resul
 
 func (b *builder) sendRequest(r Request) (Result, error) {
 	reply, err := b.world.Send(b.ctx, r)
-	return Result{Path: r.Path, Reply: reply}, err
+	return Result{Path: r.Path, Reply: reply}, b.root.placed("", err)
+}
+
+// wireFields are the fields that the wire has other names for.
+var wireFields = map[string]string{
+	"computeId": "compute", "environmentId": "environment", "codeId": "code", "dataUri": "path", "modelUri": "path", "uri": "path",
+	"dataType": "type", "modelType": "type", "jobType": "type", "computeType": "type", "datastoreType": "type", "category": "type", "vmSize": "size",
+	"minNodeCount": "min_instances", "maxNodeCount": "max_instances", "assetName": "name", "assetVersion": "version", "condaFile": "conda_file",
+}
+
+// placed gives what a server says about a field of a request the place that
+// the field has in the file. at is the path of n.
+func (n *Node) placed(at string, err error) error {
+	f := fault.Find(err)
+	if f == nil || f.Target == "" || n == nil {
+		return err
+	}
+	if value, path := n.holding(f.Target, at); value != nil {
+		placed := value.fault(path, "%s", f.Message)
+		placed.Kind, placed.Code, placed.Details = f.Kind, f.Code, f.Details
+		return placed.From(err)
+	}
+	node := n
+	for step := range strings.SplitSeq(f.Target, ".") {
+		if step == "properties" || step == "scaleSettings" || step == "componentSpec" {
+			continue
+		}
+		field, ok := wireFields[step]
+		if !ok {
+			field = snake(step)
+		}
+		next := node.find(step)
+		if next == nil {
+			if next = node.find(field); next == nil {
+				break
+			}
+			step = field
+		}
+		node, at = next, join(at, step)
+	}
+	if node == n {
+		return err
+	}
+	if path := node.find("path"); path != nil && path.kind == text {
+		node, at = path, join(at, "path")
+	}
+	placed := node.fault(at, "%s", f.Message)
+	placed.Kind, placed.Code, placed.Details = f.Kind, f.Code, f.Details
+	return placed.From(err)
+}
+
+// holding finds the value that is the address, or refers to the asset of that
+// name, and its path.
+func (n *Node) holding(s, at string) (*Node, string) {
+	if n.kind == text && (n.text == s && strings.Contains(s, ":") || strings.HasPrefix(n.text, "azureml:"+s+":")) {
+		return n, at
+	}
+	for i, v := range n.values {
+		if found, path := v.holding(s, join(at, n.keys[i].text)); found != nil {
+			return found, path
+		}
+	}
+	for i, v := range n.items {
+		if found, path := v.holding(s, join(at, strconv.Itoa(i))); found != nil {
+			return found, path
+		}
+	}
+	return nil, ""
+}
+
+// snake writes camelCase as snake_case.
+func snake(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r >= 'A' && r <= 'Z' {
+			b.WriteByte('_')
+			r += 'a' - 'A'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // version is the file's, or the next one; the second value tells which.
@@ -262,7 +343,13 @@ func (b *builder) reference(n *Node, path, collection string) (string, error) {
 		if name == "" || label == "" || strings.ContainsAny(ref, "/ ") {
 			return "", n.fault(path, "%q lacks a name or a label. Write azureml:NAME@latest.", s)
 		}
-		return b.world.Labelled(b.ctx, collection, name, label)
+		id, err := b.world.Labelled(b.ctx, collection, name, label)
+		if f := fault.Find(err); f != nil && f.Kind == fault.Missing {
+			placed := n.fault(path, "%s", f.Message)
+			placed.Kind, placed.Code = f.Kind, f.Code
+			return "", placed
+		}
+		return id, err
 	}
 	name, version, ok := strings.Cut(ref, ":")
 	if !ok || name == "" || version == "" || strings.ContainsAny(ref, "/ ") {

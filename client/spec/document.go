@@ -454,6 +454,9 @@ func (n *Node) plain() any {
 	return m
 }
 
+// Name is what the document calls the resource; "" where it leaves that open.
+func (d *Document) Name() string { return d.Root.str("name") }
+
 // Paths lists where the values of the document are, in the form that Set takes.
 func (d *Document) Paths() []string {
 	var all []string

@@ -17,7 +17,12 @@ func (d *Document) Set(assignment string) error {
 	if !ok || path == "" {
 		return fault.Invalid("--set %s: write it as --set FIELD=VALUE.", assignment)
 	}
-	source := "--set " + path
+	return d.Put("--set "+path, path, value)
+}
+
+// Put is Set where another flag than --set gave the value; errors name the
+// source.
+func (d *Document) Put(source, path, value string) error {
 	var y yaml.Node
 	dec := yaml.NewDecoder(strings.NewReader(value))
 	if err := decode(dec, &y); err != nil || len(y.Content) == 0 || y.Content[0].Kind == yaml.ScalarNode {
@@ -30,12 +35,12 @@ func (d *Document) Set(assignment string) error {
 		return err
 	}
 	n.typed = false
-	return d.set(strings.Split(path, "."), n, path)
+	return d.set(strings.Split(path, "."), n, source)
 }
 
-func (d *Document) set(path []string, value *Node, whole string) error {
+func (d *Document) set(path []string, value *Node, source string) error {
 	if len(path) > maxDepth {
-		return fault.Invalid("--set %s: the path is more than %d deep.", whole, maxDepth)
+		return fault.Invalid("%s: the path is more than %d deep.", source, maxDepth)
 	}
 	if d.Root.kind == null {
 		d.Root.kind = mapping
@@ -47,7 +52,7 @@ func (d *Document) set(path []string, value *Node, whole string) error {
 		case sequence:
 			index, err := strconv.Atoi(step)
 			if err != nil || index < 0 || index >= len(at.items) {
-				return fault.Invalid("--set %s: %q is not a place in a list of %d.", whole, step, len(at.items))
+				return fault.Invalid("%s: %q is not a place in a list of %d.", source, step, len(at.items))
 			}
 			if last {
 				at.items[index] = value
@@ -56,7 +61,7 @@ func (d *Document) set(path []string, value *Node, whole string) error {
 			at = at.items[index]
 		case mapping:
 			if step == "" {
-				return fault.Invalid("--set %s: a part of the path is empty.", whole)
+				return fault.Invalid("%s: a part of the path is empty.", source)
 			}
 			next := at.find(step)
 			if next == nil {
@@ -75,7 +80,7 @@ func (d *Document) set(path []string, value *Node, whole string) error {
 			}
 			at = next
 		default:
-			return fault.Invalid("--set %s: %s is %s in the file, so it has no field %q.", whole, strings.Join(path[:i], "."), at.kind, step)
+			return fault.Invalid("%s: %s is %s in the file, so it has no field %q.", source, strings.Join(path[:i], "."), at.kind, step)
 		}
 	}
 	return nil

@@ -29,13 +29,16 @@ func (c *checker) wrong(n *Node, path, format string, args ...any) {
 // fault says what is wrong with the field at path, of which n is the value.
 func (n *Node) fault(path, format string, args ...any) *fault.Error {
 	place := n.doc.File
-	if !strings.HasPrefix(place, "--set ") && n.line > 0 {
+	switch {
+	case place == "--set "+path, strings.HasPrefix(place, "--") && !strings.HasPrefix(place, "--set "):
+		return fault.Invalid("%s: %s", place, fmt.Sprintf(format, args...)).At(path)
+	case !strings.HasPrefix(place, "--set ") && n.line > 0:
 		place = fmt.Sprintf("%s:%d", place, n.line)
 	}
 	if path != "" {
-		path += ": "
+		place += ": " + path
 	}
-	return fault.Invalid("%s: %s%s", place, path, fmt.Sprintf(format, args...)).At(strings.TrimSuffix(path, ": "))
+	return fault.Invalid("%s: %s", place, fmt.Sprintf(format, args...)).At(path)
 }
 
 // err is all mistakes as one fault, or nil.
@@ -303,8 +306,10 @@ func (f fields) check(c *checker, n *Node, path string) {
 		if at < 0 {
 			remedy := didYouMean(k.text, f.names())
 			if remedy == "" {
-				known, _ := nearest(k.text, f.names())
-				remedy = fmt.Sprintf(" The nearest known one is %q; if that is not meant, remove the key.", known)
+				remedy = " Remove it."
+				if known, _ := nearest(k.text, f.names()); known != "" {
+					remedy = fmt.Sprintf(" The nearest known one is %q; if that is not meant, remove the key.", known)
+				}
 			}
 			c.wrong(k, join(path, k.text), "this key is not known here.%s", remedy)
 			continue
@@ -345,6 +350,9 @@ func variant(kinds ...fields) shape {
 		}
 		best, bestScore := kinds[0], -1<<31
 		for _, f := range kinds {
+			if len(f) == 0 && len(n.keys) > 0 {
+				continue
+			}
 			score := 0
 			for _, k := range n.keys {
 				if f.has(k.text) {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,11 +24,13 @@ type createFlags struct {
 	dryRun   bool
 	storage  string
 	location string
-	fields   map[string]*string // flags that stand for a field: --size for size
+	fields   map[string]*string // of flags that stand for a field: --size for size
+	flags    map[string]string  // the names of those flags
 }
 
 func (f *createFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
+	f.flags = map[string]string{"name": "name", "version": "version"}
 	fl.StringVarP(&f.file, "file", "f", "", "YAML file that describes the resource")
 	setFlag(cmd, &f.set, "set a field of the file, as in --set inputs.lr=0.1")
 	fl.StringVarP(&f.name, "name", "n", "", "name of the resource; overrides the file")
@@ -40,6 +45,7 @@ func (f *createFlags) field(cmd *cobra.Command, flag, short, path, usage string)
 	if f.fields == nil {
 		f.fields = map[string]*string{}
 	}
+	f.flags[path] = flag
 	f.fields[path] = cmd.Flags().StringP(flag, short, "", usage)
 }
 
@@ -68,21 +74,20 @@ func (f *createFlags) document(cmd *cobra.Command, noun string) (*spec.Document,
 			return nil, err
 		}
 	}
-	assignments := append([]string{}, f.set...)
-	if f.name != "" {
-		assignments = append(assignments, "name="+f.name)
-	}
-	if f.version != "" {
-		assignments = append(assignments, "version="+f.version)
-	}
-	for path, v := range f.fields {
-		if *v != "" {
-			assignments = append(assignments, path+"="+*v)
-		}
-	}
-	for _, a := range assignments {
+	for _, a := range f.set {
 		if err := d.Set(a); err != nil {
 			return nil, err
+		}
+	}
+	flags := map[string]string{"name": f.name, "version": f.version}
+	for path, v := range f.fields {
+		flags[path] = *v
+	}
+	for _, path := range slices.Sorted(maps.Keys(flags)) {
+		if v := flags[path]; v != "" {
+			if err := d.Put("--"+cmp.Or(f.flags[path], path), path, v); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return d, nil

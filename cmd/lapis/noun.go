@@ -173,6 +173,11 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 		}
 		s, err := n.scope.open(cmd)
 		if err != nil {
+			// What is wrong with the file is worth knowing without a server too.
+			o.Target = n.scope.offline()
+			if wrong := spec.Check(cmd.Context(), d, n.name, o); wrong != nil {
+				return wrong
+			}
 			return err
 		}
 		defer s.progress.clear()
