@@ -19,24 +19,29 @@ import (
 )
 
 func (s *Server) traceRoutes() {
-	const base = "3.0/mlflow/traces"
+	const base, old = "3.0/mlflow/traces", "2.0/mlflow/traces"
 	s.handle("POST", base, runsWrite, s.startTrace)
 	s.handle("POST", base+"/search", runsRead, s.searchTraces)
 	s.handle("GET", base+"/get", runsRead, s.getTrace)
 	s.handle("GET", base+"/batchGet", runsRead, s.getTraces)
 	s.handle("POST", base+"/batchGetInfos", runsRead, s.getTraceInfos)
-	s.handle("POST", base+"/delete-traces", runsDelete, s.deleteTraces)
-	s.handle("POST", "2.0/mlflow/traces/delete-traces", runsDelete, s.deleteTraces)
-	s.handle("POST", "2.0/mlflow/traces/link-to-run", runsWrite, s.linkTraces)
-	s.handle("GET", base+"/{trace_id}", runsRead, s.getTraceInfo)
-	for _, v := range []string{"2.0", "3.0"} {
-		s.handle("PATCH", v+"/mlflow/traces/{trace_id}/tags", runsWrite, s.setTraceTag)
-		s.handle("DELETE", v+"/mlflow/traces/{trace_id}/tags", runsWrite, s.deleteTraceTag)
+	s.handle("POST", base+"/metrics", runsRead, s.traceMetrics)
+	s.handle("POST", base+"/calculate-filter-correlation", runsRead, s.correlateTraces)
+	s.handle("POST", old+"/link-to-run", runsWrite, s.linkTraces)
+	s.handle("POST", old+"/link-prompts", runsWrite, s.linkPrompts)
+	for _, v := range []string{base, old} {
+		s.handle("POST", v+"/delete-traces", runsDelete, s.deleteTraces)
+		s.handle("PATCH", v+"/{trace_id}/tags", runsWrite, s.setTraceTag)
+		s.handle("DELETE", v+"/{trace_id}/tags", runsWrite, s.deleteTraceTag)
 	}
+	s.handle("GET", base+"/{trace_id}", runsRead, s.getTraceInfo)
 	s.handle("POST", base+"/{trace_id}/assessments", runsWrite, s.addAssessment)
 	s.handle("GET", base+"/{trace_id}/assessments/{assessment_id}", runsRead, s.getAssessment)
 	s.handle("PATCH", base+"/{trace_id}/assessments/{assessment_id}", runsWrite, s.updateAssessment)
 	s.handle("DELETE", base+"/{trace_id}/assessments/{assessment_id}", runsWrite, s.deleteAssessment)
+	s.oldTraceRoutes(old)
+	s.add("GET", "2.0/mlflow/get-trace-artifact", route{runsRead, true, s.getTraceArtifact})
+	s.add("GET", "3.0/mlflow/get-trace-artifact", route{runsRead, true, s.getTraceArtifact})
 	s.add("POST", "v1/traces", route{runsWrite, true, s.logSpans})
 }
 
@@ -62,15 +67,15 @@ func seconds(ms int64) string {
 func (o *out) traceInfo(key string, i *trace.Info) {
 	o.object(key)
 	o.text("trace_id", i.ID)
-	o.some("client_request_id", i.ClientRequest)
+	o.given("client_request_id", i.ClientRequest)
 	o.object("trace_location")
 	o.text("type", "MLFLOW_EXPERIMENT")
 	o.object("mlflow_experiment")
 	o.text("experiment_id", i.Experiment)
 	o.close()
 	o.close()
-	o.some("request_preview", i.Request)
-	o.some("response_preview", i.Response)
+	o.given("request_preview", i.Request)
+	o.given("response_preview", i.Response)
 	o.text("request_time", stamp(i.Start))
 	if i.Duration >= 0 {
 		o.text("execution_duration", seconds(i.Duration))
@@ -86,6 +91,13 @@ func (o *out) traceInfo(key string, i *trace.Info) {
 		o.closeList()
 	}
 	o.close()
+}
+
+// given writes a text unless there is none.
+func (o *out) given(key string, v *string) {
+	if v != nil {
+		o.text(key, *v)
+	}
 }
 
 // strings writes a map as an object; an empty one is left out.
@@ -218,7 +230,7 @@ func (s *Server) startTrace(c *call) error {
 		ID: m.text("trace_id", required), Experiment: m.message("trace_location").message("mlflow_experiment").text("experiment_id", required),
 		Start: m.stamp("request_time"), Duration: m.duration("execution_duration"),
 		State:         m.choice("state", "STATE_UNSPECIFIED", "OK", "ERROR", "IN_PROGRESS"),
-		ClientRequest: m.text("client_request_id", false), Request: m.text("request_preview", false), Response: m.text("response_preview", false),
+		ClientRequest: m.optional("client_request_id"), Request: m.optional("request_preview"), Response: m.optional("response_preview"),
 		Metadata: m.members("trace_metadata"), Tags: m.members("tags"),
 	}
 	for _, a := range m.messages("assessments", false) {
@@ -272,12 +284,33 @@ func (s *Server) getTrace(c *call) error {
 	return c.reply(&o)
 }
 
-func (s *Server) getTraces(c *call) error {
-	ids := c.texts("trace_ids", required)
+// tracesNamed finds the traces that a request names, in its experiments if it
+// names some.
+func (s *Server) tracesNamed(c *call) ([]*trace.Info, error) {
+	ids, experiments := c.texts("trace_ids", required), c.texts("experiment_ids", false)
 	if c.err != nil {
-		return c.err
+		return nil, c.err
 	}
+	for _, e := range experiments {
+		if _, err := strconv.ParseInt(e, 10, 64); err != nil {
+			return nil, invalid("Invalid experiment ID '%s'. Experiment ID must be a valid integer.", e)
+		}
+	}
+	named := map[string]bool{}
+	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		was := named[id]
+		named[id] = true
+		return was
+	})
 	found, err := s.Traces.Many(c.ctx(), c.workspace, ids)
+	if err == nil && c.has("experiment_ids") {
+		found = slices.DeleteFunc(found, func(i *trace.Info) bool { return !slices.Contains(experiments, i.Experiment) })
+	}
+	return found, err
+}
+
+func (s *Server) getTraces(c *call) error {
+	found, err := s.tracesNamed(c)
 	if err != nil {
 		return err
 	}
@@ -314,15 +347,27 @@ func (c *call) replyTraceInfos(found []*trace.Info, key, next string) error {
 }
 
 func (s *Server) getTraceInfos(c *call) error {
-	ids := c.texts("trace_ids", required)
-	if c.err != nil {
-		return c.err
-	}
-	found, err := s.Traces.Many(c.ctx(), c.workspace, ids)
+	found, err := s.tracesNamed(c)
 	if err != nil {
 		return err
 	}
 	return c.replyTraceInfos(found, "trace_infos", "")
+}
+
+// pageOfTraces reads how many traces a page has.
+func (c *call) pageOfTraces(q *trace.Search) {
+	if !c.has("max_results") {
+		return
+	}
+	n := c.integer("max_results", false)
+	switch {
+	case c.err != nil:
+	case n > 500:
+		c.wrong("max_results", c.value("max_results"))
+	case n < 1:
+		c.fail(invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer", n))
+	}
+	q.Limit = int(n)
 }
 
 func (s *Server) searchTraces(c *call) error {
@@ -332,18 +377,11 @@ func (s *Server) searchTraces(c *call) error {
 			q.Experiments = append(q.Experiments, e)
 		}
 	}
-	if c.has("max_results") {
-		n := c.integer("max_results", false)
-		if c.err == nil && (n < 1 || n > 500) {
-			return invalid("Invalid value %d for parameter 'max_results' supplied. It must be between 1 and 500.", n)
-		}
-		q.Limit = int(n)
+	if c.err == nil {
+		c.pageOfTraces(&q)
 	}
 	if c.err != nil {
 		return c.err
-	}
-	if len(q.Experiments) == 0 {
-		return invalid("At least one experiment ID must be specified to perform a search.")
 	}
 	found, next, err := s.Traces.Search(c.ctx(), c.workspace, q)
 	if err != nil {
@@ -362,6 +400,8 @@ func (s *Server) deleteTraces(c *call) error {
 	switch {
 	case before == nil && len(ids) == 0:
 		return invalid("Either `max_timestamp_millis` or `trace_ids` must be specified.")
+	case c.has("max_traces") && len(ids) > 0:
+		return invalid("`max_traces` can't be specified if `trace_ids` is specified.")
 	case before != nil && len(ids) > 0:
 		return invalid("Only one of `max_timestamp_millis` and `trace_ids` can be specified.")
 	case limit < 0 || c.has("max_traces") && limit == 0:
@@ -441,8 +481,11 @@ func (s *Server) updateAssessment(c *call) error {
 	var names []string
 	for name := range strings.SplitSeq(mask, ",") {
 		name = strings.TrimSpace(name)
-		if name == "assessmentName" {
+		switch name {
+		case "assessmentName":
 			name = "assessment_name"
+		case "assessment_name":
+			name = "" // a mask names fields in protobuf's JSON alone
 		}
 		if name != "" && !slices.Contains(names, name) {
 			names = append(names, name)

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -76,19 +75,23 @@ func (s *Service) Start(ctx context.Context, workspace string, in Info) (*Info, 
 	if err != nil {
 		return nil, err
 	}
-	for k := range in.Tags {
-		if err := checkKey(k); err != nil {
-			return nil, err
-		}
+	if err := settle(in.Tags, in.Metadata); err != nil {
+		return nil, err
 	}
 	return s.store.ChangeTrace(ctx, workspace, in.ID, func(old *Info) (*Info, error) {
 		n := in
 		n.Workspace, n.Experiment = workspace, e.ID
-		n.Tags, n.Metadata = map[string]string{}, map[string]string{}
+		n.Tags, n.Metadata, n.Assessments = map[string]string{}, map[string]string{}, nil
 		if old != nil {
 			maps.Copy(n.Tags, old.Tags)
 			maps.Copy(n.Metadata, old.Metadata)
-			n.Assessments, n.Runs = old.Assessments, old.Runs
+			n.Assessments, n.Runs, n.Prompts = old.Assessments, old.Runs, old.Prompts
+			if n.Request == nil {
+				n.Request = old.Request
+			}
+			if n.Response == nil {
+				n.Response = old.Response
+			}
 		}
 		for k, v := range in.Tags {
 			if !slices.Contains(fixed, k) {
@@ -99,14 +102,93 @@ func (s *Service) Start(ctx context.Context, workspace string, in Info) (*Info, 
 		n.Metadata[MetaFinal] = "true"
 		n.Tags[TagArtifacts] = artifacts(e, in.ID)
 		for _, a := range in.Assessments {
-			n.Assessments = append(n.Assessments, s.newAssessment(n.ID, a.Fields))
+			made, err := s.newAssessment(n.ID, a.Fields)
+			if err != nil {
+				return nil, err
+			}
+			n.Assessments = append(n.Assessments, made)
 		}
+		n.sortAssessments()
 		return &n, nil
 	})
 }
 
+// settle checks the tags and metadata that a client gives a trace, and brings
+// counts and costs into their form.
+func settle(tags, metadata map[string]string) error {
+	for k := range tags {
+		if err := checkKey(k); err != nil {
+			return err
+		}
+	}
+	if err := checkName(tags[TagName]); err != nil {
+		return err
+	}
+	if v := metadata[MetaSession]; len(v) > maxKey && utf8.RuneCountInString(v) > maxKey {
+		return invalid("'Session ID' exceeds the maximum length of %d characters", maxKey)
+	}
+	for key, form := range map[string]func([]pair) string{MetaUsage: usageText, MetaCost: costText} {
+		text, there := metadata[key]
+		if !there {
+			continue
+		}
+		v, _ := readJSON([]byte(text))
+		if metadata[key] = form(v.pairs); metadata[key] == "" {
+			delete(metadata, key)
+		}
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if len(name) > maxValue && utf8.RuneCountInString(name) > maxValue {
+		return invalid("'Trace name' exceeds the maximum length of %d characters", maxValue)
+	}
+	return nil
+}
+
 func artifacts(e tracking.Experiment, id string) string {
 	return strings.TrimSuffix(e.Artifact, "/") + "/traces/" + id + "/artifacts"
+}
+
+// Begin makes a trace of version 2, whose id the server gives.
+func (s *Service) Begin(ctx context.Context, workspace string, in Info) (*Info, error) {
+	e, err := s.runs.Experiment(ctx, workspace, in.Experiment)
+	if err != nil {
+		return nil, err
+	}
+	if err := settle(in.Tags, in.Metadata); err != nil {
+		return nil, err
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	in.ID, in.Workspace, in.Experiment = hex.EncodeToString(b[:]), workspace, e.ID
+	for k, v := range in.Tags {
+		in.Tags[k] = cut(v)
+	}
+	in.Tags[TagArtifacts] = artifacts(e, in.ID)
+	return s.store.ChangeTrace(ctx, workspace, in.ID, func(*Info) (*Info, error) { return &in, nil })
+}
+
+// End ends a trace of version 2 at a time (Unix ms).
+func (s *Service) End(ctx context.Context, workspace, id string, at int64, state string, metadata, tags map[string]string) (*Info, error) {
+	if err := settle(tags, metadata); err != nil {
+		return nil, err
+	}
+	return s.change(ctx, workspace, id, func(i *Info) error {
+		i.State, i.Duration = state, max(at-i.Start, 0)
+		if i.Tags == nil {
+			i.Tags = map[string]string{}
+		}
+		if i.Metadata == nil {
+			i.Metadata = map[string]string{}
+		}
+		for k, v := range tags {
+			i.Tags[k] = cut(v)
+		}
+		maps.Copy(i.Metadata, metadata)
+		return nil
+	})
 }
 
 // Log stores spans in an experiment, and links their traces to a run if one is
@@ -199,11 +281,11 @@ func (i *Info) grow(spans []Span, isNew bool, run string, stored func() ([]Span,
 	i.Tags[TagSpans] = "TRACKING_STORE"
 	if root != nil && root.facts != nil {
 		f := root.facts
-		if i.Request == "" && f.inputs != nil {
-			i.Request = preview(f.inputs, "user")
+		if i.Request == nil && f.inputs != nil {
+			i.Request = new(preview(f.inputs, "user"))
 		}
-		if i.Response == "" && f.outputs != nil {
-			i.Response = preview(f.outputs, "assistant")
+		if i.Response == nil && f.outputs != nil {
+			i.Response = new(preview(f.outputs, "assistant"))
 		}
 		for _, p := range f.tags {
 			key := strings.TrimPrefix(string(p.key), tagAttribute)
@@ -300,6 +382,11 @@ func (s *Service) SetTag(ctx context.Context, workspace, id string, t tracking.T
 	if slices.Contains(fixed, t.Key) {
 		return invalid("Tag '%s' is immutable and cannot be set on a trace.", t.Key)
 	}
+	if t.Key == TagName {
+		if err := checkName(t.Value); err != nil {
+			return err
+		}
+	}
 	_, err := s.change(ctx, workspace, id, func(i *Info) error {
 		if i.Tags == nil {
 			i.Tags = map[string]string{}
@@ -307,43 +394,70 @@ func (s *Service) SetTag(ctx context.Context, workspace, id string, t tracking.T
 		i.Tags[t.Key] = cut(t.Value)
 		return nil
 	})
+	if fault.Is(err, fault.Missing) {
+		return fault.Invalid("Trace with ID '%s' not found: it cannot be tagged.", id).With("BAD_REQUEST")
+	}
 	return err
 }
 
 // DeleteTag removes a tag of a trace.
 func (s *Service) DeleteTag(ctx context.Context, workspace, id, key string) error {
+	if slices.Contains(fixed, key) {
+		return invalid("Tag '%s' is immutable and cannot be deleted on a trace.", key)
+	}
+	none := fault.NotFound("No trace tag with key '%s' for trace with ID '%s'", key, id).With("RESOURCE_DOES_NOT_EXIST")
 	_, err := s.change(ctx, workspace, id, func(i *Info) error {
 		if _, ok := i.Tags[key]; !ok {
-			return fault.NotFound("No trace tag with key '%s' for trace with ID '%s'", key, id).With("RESOURCE_DOES_NOT_EXIST")
+			return none
 		}
 		delete(i.Tags, key)
 		return nil
 	})
+	if fault.Is(err, fault.Missing) {
+		return none
+	}
 	return err
 }
 
-// LinkRun links traces to a run.
+// LinkRun links those of the traces that exist to a run.
 func (s *Service) LinkRun(ctx context.Context, workspace, run string, ids []string) error {
 	if len(ids) > 100 {
 		return invalid("Cannot link more than 100 traces to a run in a single request. Provided %d traces.", len(ids))
 	}
 	for _, id := range ids {
-		if _, err := s.change(ctx, workspace, id, func(i *Info) error {
+		_, err := s.change(ctx, workspace, id, func(i *Info) error {
 			if !slices.Contains(i.Runs, run) {
 				i.Runs = append(i.Runs, run)
 			}
 			return nil
-		}); err != nil {
+		})
+		if err != nil && !fault.Is(err, fault.Missing) {
 			return err
 		}
 	}
 	return nil
 }
 
+// LinkPrompts links versions of prompts ("name/version") to a trace.
+func (s *Service) LinkPrompts(ctx context.Context, workspace, id string, versions []string) error {
+	_, err := s.change(ctx, workspace, id, func(i *Info) error {
+		for _, v := range versions {
+			if !slices.Contains(i.Prompts, v) {
+				i.Prompts = append(i.Prompts, v)
+			}
+		}
+		return nil
+	})
+	return err
+}
+
 // Delete removes traces of an experiment: the named ones, or the oldest that
 // began before a time (Unix ms), at most limit of them; limit 0 means all.
 func (s *Service) Delete(ctx context.Context, workspace, experiment string, ids []string, before *int64, limit int) (int, error) {
 	e, err := s.runs.Experiment(ctx, workspace, experiment)
+	if fault.Is(err, fault.Missing) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -355,7 +469,7 @@ func (s *Service) Delete(ctx context.Context, workspace, experiment string, ids 
 			}
 			return true, nil
 		})
-		slices.Reverse(chosen)
+		slices.SortStableFunc(chosen, func(a, b *Info) int { return cmp.Or(cmp.Compare(a.Start, b.Start), strings.Compare(a.ID, b.ID)) })
 		if limit > 0 && len(chosen) > limit {
 			chosen = chosen[:limit]
 		}
@@ -372,314 +486,6 @@ func (s *Service) Delete(ctx context.Context, workspace, experiment string, ids 
 		}
 	}
 	return s.store.DeleteTraces(ctx, workspace, gone)
-}
-
-func (s *Service) newAssessment(trace string, fields map[string]json.RawMessage) Assessment {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	a := Assessment{ID: "a-" + hex.EncodeToString(b[:]), Fields: maps.Clone(fields)}
-	a.set("assessment_id", a.ID)
-	a.set("trace_id", trace)
-	now := s.now().UTC().Format("2006-01-02T15:04:05.000Z")
-	for _, f := range []string{"create_time", "last_update_time"} {
-		if _, ok := a.Fields[f]; !ok {
-			a.set(f, now)
-		}
-	}
-	if _, ok := a.Fields["valid"]; !ok {
-		a.set("valid", true)
-	}
-	return a
-}
-
-func (a *Assessment) set(name string, v any) {
-	a.Fields[name], _ = json.Marshal(v)
-}
-
-func (a *Assessment) text(name string) string {
-	var s string
-	_ = json.Unmarshal(a.Fields[name], &s)
-	return s
-}
-
-// Assess adds an assessment to a trace. One that overrides another makes that
-// one invalid.
-func (s *Service) Assess(ctx context.Context, workspace, id string, fields map[string]json.RawMessage) (Assessment, error) {
-	a := s.newAssessment(id, fields)
-	if a.text("assessment_name") == "" {
-		return a, invalid("Missing value for required parameter 'assessment.assessment_name'.")
-	}
-	if a.Fields["feedback"] == nil && a.Fields["expectation"] == nil && a.Fields["issue"] == nil {
-		return a, invalid("An assessment is a feedback or an expectation: give one of them.")
-	}
-	_, err := s.change(ctx, workspace, id, func(i *Info) error {
-		if old := a.text("overrides"); old != "" {
-			at := slices.IndexFunc(i.Assessments, func(x Assessment) bool { return x.ID == old })
-			if at < 0 {
-				return assessmentMissing(old, id)
-			}
-			i.Assessments[at].set("valid", false)
-		}
-		i.Assessments = append(i.Assessments, a)
-		return nil
-	})
-	return a, err
-}
-
-func assessmentMissing(assessment, trace string) error {
-	return fault.NotFound("Assessment with ID '%s' not found for trace '%s'", assessment, trace).With("RESOURCE_DOES_NOT_EXIST")
-}
-
-// Assessment finds an assessment of a trace.
-func (s *Service) Assessment(ctx context.Context, workspace, id, assessment string) (Assessment, error) {
-	i, err := s.Find(ctx, workspace, id)
-	if err != nil {
-		return Assessment{}, err
-	}
-	at := slices.IndexFunc(i.Assessments, func(a Assessment) bool { return a.ID == assessment })
-	if at < 0 {
-		return Assessment{}, assessmentMissing(assessment, id)
-	}
-	return i.Assessments[at], nil
-}
-
-// Reassess changes the named fields of an assessment.
-func (s *Service) Reassess(ctx context.Context, workspace, id, assessment string, fields map[string]json.RawMessage, names []string) (a Assessment, err error) {
-	_, err = s.change(ctx, workspace, id, func(i *Info) error {
-		at := slices.IndexFunc(i.Assessments, func(a Assessment) bool { return a.ID == assessment })
-		if at < 0 {
-			return assessmentMissing(assessment, id)
-		}
-		a = i.Assessments[at]
-		for _, name := range names {
-			if !slices.Contains([]string{"assessment_name", "expectation", "feedback", "rationale", "metadata", "valid"}, name) {
-				return invalid("Field '%s' of an assessment cannot be updated.", name)
-			}
-			if v, ok := fields[name]; ok {
-				a.Fields[name] = v
-			}
-		}
-		a.set("last_update_time", s.now().UTC().Format("2006-01-02T15:04:05.000Z"))
-		i.Assessments[at] = a
-		return nil
-	})
-	return a, err
-}
-
-// DeleteAssessment removes an assessment; one that is not there is no error.
-func (s *Service) DeleteAssessment(ctx context.Context, workspace, id, assessment string) error {
-	_, err := s.change(ctx, workspace, id, func(i *Info) error {
-		i.Assessments = slices.DeleteFunc(i.Assessments, func(a Assessment) bool { return a.ID == assessment })
-		return nil
-	})
-	return err
-}
-
-// Search is one page of a search of traces.
-type Search struct {
-	Experiments []string
-	Filter      string
-	Order       []string
-	Limit       int
-	Page        string
-}
-
-// Search finds traces, without their spans.
-func (s *Service) Search(ctx context.Context, workspace string, q Search) ([]*Info, string, error) {
-	clauses, err := tracking.TraceGrammar.Parse(q.Filter)
-	if err != nil {
-		return nil, "", err
-	}
-	var orders []tracking.Order
-	for _, text := range q.Order {
-		o, err := tracking.TraceGrammar.ParseOrder(text)
-		if err != nil {
-			return nil, "", err
-		}
-		orders = append(orders, o)
-	}
-	var experiments []string
-	for _, id := range q.Experiments {
-		e, err := s.runs.Experiment(ctx, workspace, id)
-		if fault.Is(err, fault.Missing) {
-			continue
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		experiments = append(experiments, e.ID)
-	}
-	var found []*Info
-	err = s.store.EachTrace(ctx, workspace, experiments, func(i *Info) (bool, error) {
-		ok, err := s.passes(ctx, i, clauses)
-		if ok {
-			found = append(found, i)
-		}
-		return true, err
-	})
-	if err != nil {
-		return nil, "", err
-	}
-	slices.SortStableFunc(found, func(a, b *Info) int {
-		for _, o := range orders {
-			if c := o.Compare(a.value(o.Key), b.value(o.Key)); c != 0 {
-				return c
-			}
-		}
-		return cmp.Or(cmp.Compare(b.Start, a.Start), strings.Compare(a.ID, b.ID))
-	})
-	return tracking.Page(found, q.Page, q.Limit, func(i *Info) string { return i.ID })
-}
-
-// value is an attribute or tag of a trace to sort by.
-func (i *Info) value(key string) tracking.Value {
-	switch key {
-	case "timestamp":
-		return tracking.Value{Number: float64(i.Start)}
-	case "execution_time":
-		return tracking.Value{Number: float64(i.Duration), Missing: i.Duration < 0}
-	case "end_time":
-		return tracking.Value{Number: float64(i.Start + i.Duration), Missing: i.Duration < 0}
-	}
-	text, there := i.text(key)
-	if !there {
-		text, there = i.Tags[key]
-	}
-	return tracking.Value{Text: text, Missing: !there}
-}
-
-// text is a string attribute of a trace.
-func (i *Info) text(key string) (string, bool) {
-	get := func(m map[string]string, k string) (string, bool) { v, ok := m[k]; return v, ok }
-	switch key {
-	case "request_id":
-		return i.ID, true
-	case "status":
-		return i.State, true
-	case "client_request_id":
-		return i.ClientRequest, i.ClientRequest != ""
-	case "name":
-		return get(i.Tags, TagName)
-	case "prompt":
-		return get(i.Tags, "mlflow.linkedPrompts")
-	case "run_id":
-		return get(i.Metadata, MetaRun)
-	}
-	return "", false
-}
-
-// passes tells whether a trace passes all clauses.
-func (s *Service) passes(ctx context.Context, i *Info, clauses []tracking.Clause) (bool, error) {
-	var spans []Span
-	read := false
-	for n := range clauses {
-		c := &clauses[n]
-		ok := false
-		switch c.Of() {
-		case tracking.OfTag:
-			v, there := i.Tags[c.Key]
-			ok = c.MatchesKey(v, there)
-		case tracking.OfMetadata:
-			v, there := i.Metadata[c.Key]
-			ok = c.MatchesKey(v, there)
-		case tracking.OfFeedback, tracking.OfExpectation:
-			ok = i.assessed(c)
-		case tracking.OfSpan:
-			if !read {
-				var err error
-				if spans, err = s.store.Spans(ctx, i.Workspace, i.ID); err != nil {
-					return false, err
-				}
-				read = true
-			}
-			ok = slices.ContainsFunc(spans, func(sp Span) bool { return sp.passes(c) })
-		default:
-			ok = i.attribute(c)
-			if !ok && c.Key == "text" {
-				if !read {
-					var err error
-					if spans, err = s.store.Spans(ctx, i.Workspace, i.ID); err != nil {
-						return false, err
-					}
-					read = true
-				}
-				ok = slices.ContainsFunc(spans, func(sp Span) bool { return c.Matches(string(sp.JSON)) })
-			}
-		}
-		if !ok {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-func (i *Info) attribute(c *tracking.Clause) bool {
-	switch c.Key {
-	case "timestamp":
-		return c.MatchesNumber(float64(i.Start))
-	case "execution_time":
-		return i.Duration >= 0 && c.MatchesNumber(float64(i.Duration))
-	case "end_time":
-		return i.Duration >= 0 && c.MatchesNumber(float64(i.Start+i.Duration))
-	case "run_id":
-		v, there := i.Metadata[MetaRun]
-		return c.MatchesKey(v, there) || slices.ContainsFunc(i.Runs, c.Matches)
-	}
-	v, there := i.text(c.Key)
-	return c.MatchesKey(v, there)
-}
-
-// assessed tells whether an assessment of the clause's name passes.
-func (i *Info) assessed(c *tracking.Clause) bool {
-	kind := "feedback"
-	if c.Of() == tracking.OfExpectation {
-		kind = "expectation"
-	}
-	there := false
-	for n := range i.Assessments {
-		a := &i.Assessments[n]
-		if a.text("assessment_name") != c.Key || a.Fields[kind] == nil || string(a.Fields["valid"]) == "false" {
-			continue
-		}
-		there = true
-		var holder struct {
-			Value json.RawMessage `json:"value"`
-		}
-		if json.Unmarshal(a.Fields[kind], &holder) != nil {
-			continue
-		}
-		text := string(holder.Value)
-		if c.IsNumeric {
-			if v, err := strconv.ParseFloat(text, 64); err == nil && c.MatchesNumber(v) {
-				return true
-			}
-			continue
-		}
-		var plain string
-		if json.Unmarshal(holder.Value, &plain) != nil {
-			plain = text
-		}
-		if c.Matches(plain) {
-			return true
-		}
-	}
-	return c.Op == "IS NULL" && !there || c.Op == "IS NOT NULL" && there
-}
-
-// passes tells whether a span passes a clause.
-func (s *Span) passes(c *tracking.Clause) bool {
-	switch c.Key {
-	case "name":
-		return c.Matches(s.Name)
-	case "status":
-		return c.Matches(strings.TrimPrefix(s.Status, "STATUS_CODE_"))
-	case "content":
-		return c.Matches(s.text())
-	case "type":
-		return c.Matches(s.kind())
-	}
-	v := s.attribute(strings.TrimPrefix(c.Key, "attributes."))
-	return v != nil && c.Matches(v.stored())
 }
 
 // ParseSpan reads a span's JSON as it is stored.

@@ -82,12 +82,13 @@ func (s *Span) attribute(key string) *value {
 	return nil
 }
 
-// kind is the type of a span.
-func (s *Span) kind() string {
-	if v := s.attribute(typeAttribute); v != nil && v.kind != 0 {
-		return v.plain()
+// kind is the type of a span, if it has one.
+func (s *Span) kind() (string, bool) {
+	v := s.attribute(typeAttribute)
+	if v == nil || v.kind == 0 {
+		return "", false
 	}
-	return "UNKNOWN"
+	return v.plain(), true
 }
 
 // readFacts are the counts of a stored span.
@@ -104,6 +105,10 @@ func (s *Span) readFacts() *facts {
 // text is a span as MLflow keeps it, which searches look through: attributes
 // are JSON within JSON.
 func (s *Span) text() string { return string(s.plain(nil)) }
+
+// Plain is a span in the JSON that MLflow keeps of it: attributes are JSON
+// within JSON.
+func (s *Span) Plain() []byte { return s.plain(nil) }
 
 // plain writes a span as MLflow's own JSON of spans has it.
 func (s *Span) plain(b []byte) []byte {

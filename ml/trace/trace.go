@@ -17,14 +17,15 @@ type Info struct {
 	Duration int64  `json:"duration"` // ms; -1 while it is not known
 	State    string `json:"state"`    // OK, ERROR, IN_PROGRESS, STATE_UNSPECIFIED
 
-	ClientRequest string `json:"client_request_id,omitempty"`
-	Request       string `json:"request_preview,omitempty"`
-	Response      string `json:"response_preview,omitempty"`
+	ClientRequest *string `json:"client_request_id,omitempty"`
+	Request       *string `json:"request_preview,omitempty"`
+	Response      *string `json:"response_preview,omitempty"`
 
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	Tags        map[string]string `json:"tags,omitempty"`
 	Assessments []Assessment      `json:"assessments,omitempty"`
-	Runs        []string          `json:"runs,omitempty"` // linked to it later
+	Runs        []string          `json:"runs,omitempty"`    // linked to it later
+	Prompts     []string          `json:"prompts,omitempty"` // linked to it: "name/version"
 }
 
 // Assessment is what someone thinks of a trace: a feedback or an expectation.

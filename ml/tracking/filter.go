@@ -23,6 +23,7 @@ const (
 	span
 	feedback
 	expectation
+	issue
 )
 
 // Kinds of what a clause speaks of, for packages that match their own things.
@@ -33,11 +34,14 @@ const (
 	OfSpan        = "span"
 	OfFeedback    = "feedback"
 	OfExpectation = "expectation"
+	OfIssue       = "issue"
 )
+
+var entityNames = [...]string{OfAttribute, "metric", "parameter", OfTag, "dataset", OfMetadata, OfSpan, OfFeedback, OfExpectation, OfIssue}
 
 // Of returns the kind of what the clause speaks of.
 func (c *Clause) Of() string {
-	return [...]string{OfAttribute, "metric", "parameter", OfTag, "dataset", OfMetadata, OfSpan, OfFeedback, OfExpectation}[c.of]
+	return entityNames[c.of]
 }
 
 // MatchesKey tells whether a value passes, or that it is missing.
@@ -71,7 +75,8 @@ type Grammar struct {
 	number         map[string]string // number attributes
 	lists          []string          // attributes that take IN; nil = all
 	null           bool              // params, tags and the like take IS [NOT] NULL
-	regular        bool              // strings take RLIKE
+	traces         bool              // the values are those of traces: see traceValue
+	stands         map[string]stand  // attributes that stand for something else
 	tagNull        bool              // tags alone take IS [NOT] NULL
 	whole          bool              // numbers are whole
 	bare           bool              // strings may stand without quotes
@@ -185,19 +190,6 @@ var (
 		colon:          true,
 		text:           names("name"),
 		number:         DatasetGrammar.number,
-	}
-	TraceGrammar = &Grammar{
-		refuse: refuseAny,
-		entities: map[string]entity{
-			"attribute": attribute, "attributes": attribute, "trace": attribute, "tag": tag, "tags": tag,
-			"metadata": metadata, "request_metadata": metadata, "span": span, "feedback": feedback, "expectation": expectation,
-		},
-		names: "{'attribute', 'tag', 'request_metadata', 'span', 'feedback', 'expectation'}",
-		text:  names("request_id", "status", "client_request_id", "name", "run_id", "prompt", "text"),
-		number: names("timestamp", "timestamp_ms=timestamp", "execution_time", "execution_time_ms=execution_time",
-			"end_time", "end_time_ms=end_time"),
-		lists: []string{"client_request_id", "name", "request_id", "run_id", "status"},
-		null:  true, regular: true,
 	}
 )
 
@@ -373,7 +365,7 @@ func (g *Grammar) invalidClause(list []token) error {
 		}
 	}
 	for i, t := range list {
-		if i > 0 && strings.EqualFold(t.text, "AND") {
+		if i > 0 && (strings.EqualFold(t.text, "AND") || g.traces && strings.EqualFold(list[0].text, "OR")) {
 			break
 		}
 		parts := []string{t.text}
@@ -416,6 +408,9 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 	if c.of, c.Key, err = g.name(list[0].text); err != nil {
 		return c, nil, err
 	}
+	if g.traces && (c.Op == "IS NULL" || c.Op == "IS NOT NULL") {
+		return c, rest, c.checkTrace()
+	}
 	if c.Op == "IS NULL" || c.Op == "IS NOT NULL" {
 		if !g.null && !(g.tagNull && c.of == tag) || c.of == attribute || c.of == metric || c.of == datasetOf || c.of == span {
 			return c, nil, invalid("IS NULL / IS NOT NULL is only supported for tags and params, not for '%s' '%s'", c.Of(), c.Key)
@@ -457,6 +452,9 @@ func (g *Grammar) name(text string) (entity, string, error) {
 	}
 	switch of {
 	case attribute:
+		if to, ok := g.stands[key]; ok && g.text[key] != "" {
+			return to.of, to.key, nil
+		}
 		if to, ok := g.text[key]; ok {
 			return of, to, nil
 		}
@@ -468,8 +466,15 @@ func (g *Grammar) name(text string) (entity, string, error) {
 		}
 		return 0, "", invalid("Invalid attribute key '%s' specified. Valid keys are '%s'", key, g.attributes())
 	case span:
+		if key == "attributes." {
+			return 0, "", invalid("Span attribute name cannot be empty after 'attributes.'")
+		}
 		if key != "name" && key != "type" && key != "status" && key != "content" && !strings.HasPrefix(key, "attributes.") {
-			return 0, "", invalid("Invalid span attribute '%s'. Supported attributes: name, status, type, content, attributes.<key>.", key)
+			return 0, "", invalid("Invalid span attribute '%s'. Supported attributes: name, status, type, attributes.<attribute_name>.", key)
+		}
+	case issue:
+		if key != "id" {
+			return 0, "", invalid("Invalid issue attribute '%s'. Supported attributes: id", key)
 		}
 	case datasetOf:
 		if key != "name" && key != "digest" && key != "context" {
@@ -516,9 +521,8 @@ var (
 	numberOps = []string{">", ">=", "!=", "=", "<", "<="}
 	textOps   = []string{"!=", "=", "LIKE", "ILIKE"}
 
-	patternOps = []string{"!=", "=", "LIKE", "ILIKE", "RLIKE"}
-	nullOps    = []string{"!=", "=", "LIKE", "ILIKE", "IS NULL", "IS NOT NULL"}
-	stringOps  = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
+	nullOps   = []string{"!=", "=", "LIKE", "ILIKE", "IS NULL", "IS NOT NULL"}
+	stringOps = []string{"!=", "=", "LIKE", "ILIKE", "IN", "NOT IN"}
 )
 
 // takes refuses a clause whose comparator is not one of ops.
@@ -539,8 +543,6 @@ func refuseAny(g *Grammar, c *Clause, op string) error {
 		ops, end = numberOps, ""
 	case c.of == tag && g.tagNull:
 		return invalid("Invalid comparator for tag: %s", op)
-	case g.regular:
-		ops = patternOps
 	case c.of == param && g.null:
 		ops = nullOps
 	case c.of == tag && g.null:
@@ -576,20 +578,12 @@ func refuseLogged(g *Grammar, c *Clause, op string) error {
 
 // value reads the right side of a comparison.
 func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
+	if g.traces {
+		return g.traceValue(c, list)
+	}
 	t := list[0]
 	_, isNumber := g.number[c.Key]
 	isNumber = isNumber && c.of == attribute
-	if (c.of == feedback || c.of == expectation) && (t.kind == 'n' || strings.ContainsAny(c.Op, "<>")) {
-		if t.kind != 'n' {
-			return nil, invalid("Expected numeric value type for %s. Found %s", c.Of(), t.text)
-		}
-		if c.Op != ">" && c.Op != ">=" && c.Op != "<" && c.Op != "<=" {
-			return nil, invalid("Expected a quoted string value for %s. Got value %s", c.Of(), t.text)
-		}
-		c.IsNumeric = true
-		c.Number, _ = strconv.ParseFloat(t.text, 64)
-		return list[1:], nil
-	}
 	if isNumber || c.of == metric {
 		if err := g.takes(c, numberOps); g.bare && err != nil {
 			return nil, err
@@ -633,9 +627,7 @@ func (g *Grammar) value(c *Clause, list []token) ([]token, error) {
 		return nil, invalid("Expected a quoted string value for attributes. Got value %s", t.text)
 	}
 	ops := textOps
-	if g.regular {
-		ops = patternOps
-	} else if g.null && (c.of == tag || c.of == param) {
+	if g.null && (c.of == tag || c.of == param) {
 		ops = nullOps
 	}
 	if err := g.takes(c, ops); err != nil {
@@ -675,6 +667,11 @@ func (g *Grammar) values(c *Clause, list []token) ([]token, error) {
 	if c.Op != "IN" && c.Op != "NOT IN" {
 		return nil, g.refuse(g, c, "(")
 	}
+	return g.list(c, list)
+}
+
+// list reads the values in parentheses.
+func (g *Grammar) list(c *Clause, list []token) ([]token, error) {
 	for i := 1; i < len(list); i++ {
 		t := list[i]
 		switch {
@@ -835,6 +832,9 @@ type Order struct {
 	Desc bool
 }
 
+// Of returns the kind of what is sorted by.
+func (o *Order) Of() string { return entityNames[o.of] }
+
 // ParseOrder reads one order_by: a name, then ASC or DESC.
 func (g *Grammar) ParseOrder(s string) (Order, error) {
 	list := tokens(s)
@@ -853,6 +853,10 @@ func (g *Grammar) ParseOrder(s string) (Order, error) {
 		default:
 			return o, invalid("Invalid ordering key in order_by clause '%s'.", s)
 		}
+	}
+	if g.traces {
+		err := o.ofTrace(list[0].text)
+		return o, err
 	}
 	var err error
 	o.of, o.Key, err = g.name(list[0].text)
