@@ -18,7 +18,7 @@ import (
 func jobCommand() *cobra.Command {
 	n := (&noun{
 		name: "job", collection: "jobs",
-		columns: []string{"name", "status", "type", "display_name", "experiment_name", "compute"},
+		columns: []string{"name", "status", "type", "display_name", "experiment_name", "compute", "creation_context.created_at"},
 	}).start("Run jobs and follow them", `  lapis job create --file job.yml --stream
   lapis job list --max-results 10 --output table
   lapis job show --name NAME --query status --output tsv`)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jmespath/go-jmespath"
@@ -166,7 +167,7 @@ func table(w io.Writer, v any, columns, named []string) error {
 	lines := make([][]string, 0, len(rows)+2)
 	head, rule := make([]string, len(columns)), make([]string, len(columns))
 	for i, c := range columns {
-		head[i] = title(c)
+		head[i] = title(c[strings.LastIndexByte(c, '.')+1:])
 	}
 	lines = append(lines, head, rule)
 	for _, row := range rows {
@@ -174,7 +175,7 @@ func table(w io.Writer, v any, columns, named []string) error {
 		for i, c := range columns {
 			switch row := row.(type) {
 			case map[string]any:
-				line[i] = short(cell(row[c]))
+				line[i] = short(cell(valueAt(row, c)))
 			case []any:
 				if i < len(row) {
 					line[i] = cell(row[i])
@@ -207,6 +208,25 @@ func table(w io.Writer, v any, columns, named []string) error {
 		}
 	}
 	return nil
+}
+
+// valueAt is the value at a path of keys, as in creation_context.created_at. A time
+// is cut to its seconds.
+func valueAt(row map[string]any, path string) any {
+	head, rest, deep := strings.Cut(path, ".")
+	v := row[head]
+	if !deep {
+		return v
+	}
+	if m, ok := v.(map[string]any); ok {
+		v = valueAt(m, rest)
+	}
+	if s, ok := v.(string); ok {
+		if t, err := time.Parse(time.RFC3339, s); err == nil {
+			return t.Format("2006-01-02T15:04:05Z07:00")
+		}
+	}
+	return v
 }
 
 var longAddress = pattern.New(`^azureml://subscriptions/[^/]+/resource[gG]roups/[^/]+/workspaces/[^/]+/`)
