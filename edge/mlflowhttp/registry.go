@@ -285,6 +285,7 @@ func (s *Server) createVersion(c *call) error {
 	n := registry.NewVersion{
 		Name: c.text("name", required), Source: c.text("source", required), Run: c.text("run_id", false), RunLink: c.text("run_link", false),
 		Description: c.text("description", false), Model: c.text("model_id", false), Tags: c.tags("tags", false),
+		RunGiven: c.has("run_id"), ModelGiven: c.has("model_id"),
 	}
 	if c.err != nil {
 		return c.err

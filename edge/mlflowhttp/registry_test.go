@@ -65,8 +65,17 @@ func TestASourceMustBelongToWhatTheRequestNames(t *testing.T) {
 		{source + "/../../x", `,"run_id":"` + run + `"`, ipv, "Invalid model version source"},
 		{source + "/%2e%2e/x", `,"run_id":"` + run + `"`, ipv, "Invalid model version source"},
 		{"runs:/" + run + "/model", ``, ipv, "must identify the resource"},
-		{"models:/m-0123", ``, none, "m-0123"},
-		{"models:/nope/1", ``, none, "(name=nope, version=1) not found"},
+		{"models:/m-0123", ``, ipv, "The model_id request parameter must identify"},
+		{"models:/m-0123", `,"model_id":"m-0123"`, none, "m-0123"},
+		{"models:/m-0123", `,"model_id":"m-9"`, ipv, "The model_id request parameter must identify"},
+		{"models:/n", ``, ipv, "must identify the resource"},
+		{"runs:/" + run + "/model", `,"run_id":"` + run + `","model_id":"m-1"`, ipv, "The model_id request parameter must identify"},
+		{"s3://bucket", ``, ipv, "absolute path"},
+		{"s3://bucket/a/./b", ``, ipv, "absolute path"},
+		{"s3://bucket/a%00", ``, ipv, "absolute path"},
+		{"dbfs:relative", ``, ipv, "absolute path"},
+		{"mlflow-artifacts:/0/x", `,"run_id":"nobody"`, ipv, "The run_id request parameter must identify"},
+		{"models:/nope/1", ``, none, "Registered Model with name=nope not found"},
 		{"/etc/passwd", `,"run_id":"` + run + `"`, ipv, "local path"},
 		{"file:///etc/passwd", ``, ipv, "local path"},
 		{"https://example.org/m", ``, ipv, "cannot use the 'https' scheme"},
@@ -76,7 +85,15 @@ func TestASourceMustBelongToWhatTheRequestNames(t *testing.T) {
 	if v := at(c.post("model-versions/create", fmt.Sprintf(`{"name":"n","source":"runs:/%s/model","run_id":%q}`, run, run)), "model_version", "version"); v != "1" {
 		t.Errorf("version %v", v)
 	}
+	// MLflow does not look for the run of a source, nor does it here.
+	if v := at(c.post("model-versions/create", `{"name":"n","source":"runs:/nobody/model","run_id":"nobody"}`), "model_version"); at(v, "version") != "2" {
+		t.Errorf("version %v", v)
+	}
+	if uri := at(c.get("model-versions/get-download-uri?name=n&version=2"), "artifact_uri"); uri != "runs:/nobody/model" {
+		t.Errorf("its bytes are at %v", uri)
+	}
 	c.post("registered-models/create", `{"name":"copy"}`)
+	c.refused("POST", "model-versions/create", `{"name":"copy","source":"models:/n/1","run_id":"other"}`, ipv, "must match the referenced model version")
 	v := at(c.post("model-versions/create", `{"name":"copy","source":"models:/n/1"}`), "model_version")
 	if at(v, "run_id") != run || at(v, "source") != "models:/n/1" {
 		t.Errorf("a copy is %v", v)
@@ -173,5 +190,19 @@ func TestSearchesOfTheRegistryFilterAndLeaveOutPrompts(t *testing.T) {
 		if got := search(x.what, x.filter, x.order); got != x.want {
 			t.Errorf("%s filter %q order %q: %q, want %q", x.what, x.filter, x.order, got, x.want)
 		}
+	}
+}
+
+func TestALoggedModelKnowsItsVersions(t *testing.T) {
+	c := newClient(t)
+	m := at(c.post("logged-models", `{"experiment_id":"0","name":"l"}`), "model", "info", "model_id").(string)
+	c.do("PATCH", api+"logged-models/"+m, `{"model_id":"`+m+`","status":"LOGGED_MODEL_READY"}`, 200)
+	c.post("registered-models/create", `{"name":"n"}`)
+	for range 2 {
+		c.post("model-versions/create", fmt.Sprintf(`{"name":"n","source":"models:/%s","model_id":%q}`, m, m))
+	}
+	tags := pairs(at(c.get("logged-models/"+m), "model", "info", "tags"))
+	if want := `[{"name": "n", "version": 1}, {"name": "n", "version": 2}]`; tags["mlflow.modelVersions"] != want {
+		t.Errorf("tagged %v, want %s", tags, want)
 	}
 }

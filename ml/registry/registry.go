@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -533,7 +534,10 @@ func (g *Registry) versionID(site ml.Site, name, number string) (resource.ID, er
 // NewVersion is what CreateVersion is told.
 type NewVersion struct {
 	Name, Source, Run, RunLink, Description, Model string
-	Tags                                           []tracking.Tag
+
+	// RunGiven and ModelGiven tell that the client named them, if only as "".
+	RunGiven, ModelGiven bool
+	Tags                 []tracking.Tag
 }
 
 // CreateVersion makes the next version of a registered model.
@@ -573,7 +577,9 @@ func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion
 			p.Set("jobName", n.Run)
 		}
 		uri, err := g.resolveSource(ctx, site, n.Source, 0)
-		if err != nil {
+		if fault.Is(err, fault.Missing) {
+			uri = n.Source // of a run that MLflow does not look for either
+		} else if err != nil {
 			return Version{}, err
 		}
 		p.Set("modelUri", uri)
@@ -595,8 +601,45 @@ func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion
 			return Version{}, err
 		}
 		g.touch(ctx, site, n.Name)
+		if n.Model != "" {
+			if err := g.tagLogged(ctx, site, n.Model, n.Name, number); err != nil {
+				return Version{}, err
+			}
+		}
 		return versionOf(r, nil)
 	}
+}
+
+// tagVersions is the tag of a logged model that tells which versions it is.
+const tagVersions = "mlflow.modelVersions"
+
+// tagLogged tells a logged model that it is a version of a registered one.
+func (g *Registry) tagLogged(ctx context.Context, site ml.Site, model, name, version string) error {
+	type one struct {
+		Name    string `json:"name"`
+		Version int64  `json:"version"`
+	}
+	_, err := g.runs.ChangeModel(ctx, site.GUID, model, func(m *tracking.LoggedModel) error {
+		var all []one
+		_ = json.Unmarshal([]byte(m.Tags[tagVersions]), &all) // what is no list is replaced
+		if v := (one{name, number(version)}); !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+		var text []string // with the spaces that MLflow's server puts there
+		for _, v := range all {
+			name, err := json.Marshal(v.Name)
+			if err != nil {
+				return err
+			}
+			text = append(text, fmt.Sprintf(`{"name": %s, "version": %d}`, name, v.Version))
+		}
+		if m.Tags == nil {
+			m.Tags = map[string]string{}
+		}
+		m.Tags[tagVersions] = "[" + strings.Join(text, ", ") + "]"
+		return nil
+	})
+	return err
 }
 
 // touch dates a model whose versions changed. What failed then is the date alone.

@@ -172,10 +172,6 @@ ALLOWED = [
         where="^status$", theirs="^400 INVALID_PARAMETER_VALUE Missing value", ours="^(200|404)", scrap=True,
     ),
     Allowed(
-        "MLflow's server tags a logged model with the versions made of it; its client sends the same tag, which is kept here.",
-        call="logged-models", where=r"info\.tags", theirs="mlflow.modelVersions",
-    ),
-    Allowed(
         "Flask's own page for a path or method that is not there; Lapis says so in MLflow's error form.",
         where="^(content-type|status|)$", theirs="text/html|<!doctype", ours="application/json|^40[45]|ENDPOINT_NOT_FOUND",
     ),
