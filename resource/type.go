@@ -125,6 +125,7 @@ type Change struct {
 
 	Gone  *Resource       // of a new resource: what was deleted under this id and is kept
 	Purge bool            // of a deletion: nothing is to be kept
+	Root  ID              // of a deletion that goes with that of what it lies in: what is deleted; else zero
 	Kept  json.RawMessage // of a deletion: the status that AdmitDelete keeps the resource with, so that it is Gone
 
 	View View

@@ -141,7 +141,7 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 		for name, body := range map[string]string{
 			"another template":   `{"properties":{"mode":"Incremental","template":{"resources":[]},"parameters":{}}}`,
 			"no name":            `{"properties":{` + template + `}}`,
-			"another kind":       strings.Replace(body("hub"), `"location"`, `"kind":{"value":"hub"},"location"`, 1),
+			"another kind":       strings.Replace(body("hub"), `"location"`, `"kind":{"value":"palace"},"location"`, 1),
 			"no template at all": `{"properties":{}}`,
 		} {
 			if m := s.ask(t, token, "POST", deployment+"/validate", body, 400); at(m, "error", "code") != "InvalidTemplate" {

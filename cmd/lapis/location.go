@@ -20,10 +20,41 @@ func (v *server) routes() []armhttp.Route {
 		_, err := v.manager.Get(r.Context(), identity.Of(r.Context()), registry, view)
 		return err
 	})...)
+	for kind := range workspace.Parts {
+		routes = append(routes, armhttp.Route{Method: http.MethodGet, Type: kind, Handle: v.part}, armhttp.Route{Method: http.MethodDelete, Type: kind, Handle: v.removePart})
+	}
 	return append(routes,
 		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/vmSizes", Handle: v.vmSizes},
 		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/usages", Handle: v.usages},
 	)
+}
+
+// part shows what clients take for a resource of another provider and is a part
+// of a workspace.
+func (v *server) part(r *http.Request, a resource.Address, view resource.View) (int, any, error) {
+	ctx, caller := r.Context(), identity.Of(r.Context())
+	if _, err := v.manager.Get(ctx, caller, a.Scope.Ancestor(resource.GroupType), view); err != nil {
+		return 0, nil, err
+	}
+	owner, err := v.workspaces.PartOf(ctx, a.Scope)
+	if err == nil {
+		owner, err = v.manager.Get(ctx, caller, owner.ID, view)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, map[string]any{"id": a.Scope.String(), "name": a.Scope.Name(), "type": a.Scope.Type(), "location": owner.Location,
+		"managedBy": owner.ID.String(), "properties": map[string]string{"provisioningState": resource.Succeeded,
+			"description": "A part of the workspace, made and deleted with it."}}, nil
+}
+
+// removePart removes nothing: a part goes with its workspace. Clients that delete
+// a workspace with all that it depends on ask for this first.
+func (v *server) removePart(r *http.Request, a resource.Address, view resource.View) (int, any, error) {
+	if _, err := v.manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Ancestor(resource.GroupType), view); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, nil
 }
 
 // vmSizes lists the instance types of a location. All locations are this machine.

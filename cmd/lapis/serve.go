@@ -64,6 +64,7 @@ type server struct {
 
 	dispatcher *dispatch.Dispatcher
 	shared     *share.Service
+	workspaces *workspace.Service
 	courier    *courier.Courier
 	bundle     string // file with the authorities that jobs trust
 
@@ -170,12 +171,13 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	links := links{sas}
 	jobs := &job.Service{Resources: resources, Runs: runs, Wake: v.dispatcher.Wake, Now: now,
 		Kinds: map[string]job.Kind{"command": job.Command{Resources: resources}}}
+	v.workspaces = &workspace.Service{Resources: resources, Blobs: blobs, OpenJobs: v.dispatcher.Open, Purge: runs.PurgeWorkspace, Seeds: []workspace.Seed{share.InWorkspace}}
 	types := []*resource.Type{
 		scope.Subscriptions(),
 		scope.Groups(),
 		lock.Type(resources),
 		armhttp.DeploymentType(),
-		workspace.Type(blobs, v.dispatcher.Open, share.InWorkspace),
+		v.workspaces.Type(),
 		data.Datastores(resources, blobs, links, v.keys.sealer, now),
 		connection.Connections(resources, v.keys.sealer),
 		webhook.Webhooks(v.keys.sealer, v.courier),

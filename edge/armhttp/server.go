@@ -81,6 +81,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
+			if body == nil {
+				w.WriteHeader(status)
+				return nil
+			}
 			edge.WriteJSON(w, status, body)
 			return nil
 		}

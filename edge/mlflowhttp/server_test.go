@@ -81,7 +81,7 @@ func serveSite(t testing.TB, authorities ...*x509.Certificate) (address string, 
 	resources := sqldb.NewResources(db)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(),
-		workspace.Type(blobs, func(context.Context, string) (int, error) { return 0, nil })}
+		(&workspace.Service{Resources: resources, Blobs: blobs}).Type()}
 	types = append(types, model.Models(resources, blobs).Types(resources)...)
 	types = append(types, webhook.Webhooks(sealer, post))
 	m := manager.New(resource.NewTypes(types...), resources, rbac.Checker{}, nil, log)

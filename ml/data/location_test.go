@@ -1,7 +1,6 @@
 package data_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -66,7 +65,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{t: t, store: sqldb.NewResources(db), blobs: blobs}
 	now := func() time.Time { return noon }
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(),
-		workspace.Type(blobs, func(context.Context, string) (int, error) { return 0, nil }),
+		(&workspace.Service{Resources: h.store, Blobs: blobs}).Type(),
 		data.Datastores(h.store, blobs, grants{}, sealer{}, now),
 		{Name: ml.Workspaces + "/jobs", Title: "job"}}
 	for _, k := range []asset.Kind{data.Assets(h.store), environment.Environments(), asset.Code(h.store, blobs, grants{}, now),

@@ -85,7 +85,7 @@ func newWorld(t testing.TB) *world {
 	w.jobs = &job.Service{Resources: w.store, Runs: w.runs, Now: time.Now, Wake: func() { w.dispatcher.Wake() },
 		Kinds: map[string]job.Kind{"command": job.Command{Resources: w.store}}}
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(), w.jobs.Type(),
-		workspace.Type(w.blobs, func(context.Context, string) (int, error) { return 0, nil }),
+		(&workspace.Service{Resources: w.store, Blobs: w.blobs}).Type(),
 		data.Datastores(w.store, w.blobs, nil, nil, time.Now)}
 	types = append(types, compute.Types(w.store)...)
 	for _, k := range []asset.Kind{data.Assets(w.store), environment.Environments(), asset.Code(w.store, w.blobs, nil, time.Now)} {

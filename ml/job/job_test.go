@@ -61,7 +61,7 @@ func newHouse(t testing.TB) *house {
 	jobs := &job.Service{Resources: h.store, Runs: h.runs, Now: time.Now, Wake: func() { h.woken++ },
 		Kinds: map[string]job.Kind{"command": job.Command{Resources: h.store}}}
 	types := []*resource.Type{scope.Subscriptions(), scope.Groups(), jobs.Type(),
-		workspace.Type(blobs, func(context.Context, string) (int, error) { return 0, nil }),
+		(&workspace.Service{Resources: h.store, Blobs: blobs}).Type(),
 		data.Datastores(h.store, blobs, nil, nil, time.Now)}
 	types = append(types, compute.Types(h.store)...)
 	for _, k := range []asset.Kind{data.Assets(h.store), environment.Environments(), asset.Code(h.store, blobs, nil, time.Now)} {

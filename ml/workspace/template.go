@@ -26,8 +26,20 @@ func FromTemplate(group resource.ID, template, parameters resource.Document) (re
 	if name == "" {
 		return resource.ID{}, nil, fault.Invalid("The template's parameter 'workspaceName' is required: the name of the workspace.").With("InvalidTemplate").At("properties.parameters.workspaceName")
 	}
-	if kind := text("kind"); kind != "" && !strings.EqualFold(kind, "default") {
-		return resource.ID{}, nil, fault.Invalid("Workspaces of the kind '%s' are not offered yet; leave the kind out.", kind).With("InvalidTemplate").At("properties.parameters.kind")
+	kind, err := kindOf(text("kind"))
+	if err != nil {
+		return resource.ID{}, nil, fault.Find(err).With("InvalidTemplate").At("properties.parameters.kind")
+	}
+	for _, later := range []struct{ kind, parameter, unset, what string }{
+		{kindFeatureStore, "online_store_resource_id", "", "online stores of feature stores"},
+		{kindFeatureStore, "offlineStoreStorageAccountOption", "new", "offline stores of feature stores"},
+		{kindFeatureStore, "materializationIdentityOption", "new", "identities that materialize features"},
+		{kindHub, "endpoint_resource_id", "null", "hubs that are made with another service's endpoint"},
+	} {
+		given := text(later.parameter)
+		if kind == later.kind && given != "" && given != later.unset && given != "none" {
+			return resource.ID{}, nil, fault.Invalid("Lapis does not offer %s yet; leave that out.", later.what).With("InvalidTemplate").At("properties.parameters." + later.parameter)
+		}
 	}
 	id := group.Child(ml.Workspaces, name)
 	if id.Zero() {
@@ -35,7 +47,7 @@ func FromTemplate(group resource.ID, template, parameters resource.Document) (re
 	}
 	props := resource.Document{}
 	for from, to := range map[string]string{"friendlyName": "friendlyName", "description": "description", "publicNetworkAccess": "publicNetworkAccess",
-		"imageBuildCompute": "imageBuildCompute", "primaryUserAssignedIdentity": "primaryUserAssignedIdentity", "systemDatastoresAuthMode": "systemDatastoresAuthMode"} {
+		"imageBuildCompute": "imageBuildCompute", "workspace_hub": "hubResourceId", "primaryUserAssignedIdentity": "primaryUserAssignedIdentity", "systemDatastoresAuthMode": "systemDatastoresAuthMode"} {
 		if s := text(from); s != "" {
 			props.Set(to, s)
 		}
@@ -45,14 +57,17 @@ func FromTemplate(group resource.ID, template, parameters resource.Document) (re
 		props.Set("allowRecoverSoftDeletedWorkspace", true)
 	}
 	props.Set("enableDataIsolation", strings.EqualFold(text("enable_data_isolation"), "true"))
-	for from, to := range map[string]string{"managedNetwork": "managedNetwork", "serverless_compute_settings": "serverlessComputeSettings"} {
+	for from, to := range map[string]string{"managedNetwork": "managedNetwork", "serverless_compute_settings": "serverlessComputeSettings", "workspace_hub_config": "workspaceHubConfig"} {
 		if object := parameters.Object(from).Object("value"); len(object) > 0 {
 			props[to] = object.Raw()
 		}
 	}
+	if spark := text("spark_runtime_version"); kind == kindFeatureStore && spark != "" {
+		props.Set("featureStoreSettings", map[string]any{"computeRuntime": map[string]string{"sparkRuntimeVersion": spark}})
+	}
 	body := resource.Document{"properties": props.Raw()}
 	body.Set("location", text("location"))
-	body.Set("kind", "Default")
+	body.Set("kind", kind)
 	if tags := parameters.Object("tagValues").Object("value"); len(tags) > 0 {
 		body["tags"] = tags.Raw()
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"lapis/fault"
 	"lapis/ml"
@@ -19,43 +20,49 @@ var workspaceName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_-]{1,32}$`)
 // Seed is what lies in a workspace from the beginning, beside its datastores.
 type Seed func(workspace resource.ID, stamp resource.Stamp) ([]resource.Write, error)
 
+// Service is what workspaces are made of.
+type Service struct {
+	Resources resource.Store
+	Blobs     blob.Store
+
+	// OpenJobs counts the jobs of a workspace, by its GUID, that have not ended.
+	// Nil: none.
+	OpenJobs func(ctx context.Context, workspace string) (int, error)
+
+	// Purge removes what others keep of a workspace that goes for good: its runs.
+	// It may be called again after a crash. Nil: nothing.
+	Purge func(ctx context.Context, workspace string) error
+
+	Seeds []Seed
+}
+
 // Type makes the type of workspaces.
-func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string) (int, error), seeds ...Seed) *resource.Type {
+func (s *Service) Type() *resource.Type {
 	return &resource.Type{
-		Name: ml.Workspaces, Title: "workspace", Tracked: true, Async: true, Own: []string{own},
+		Name: ml.Workspaces, Title: "workspace", Tracked: true, Async: true,
 		Check: func(name string) error {
 			if !workspaceName.MatchString(name) {
 				return fault.Invalid("%q is no name for a workspace: 2 to 33 letters, digits, '-' and '_', beginning with a letter or a digit", name).With("ValidationError").At("workspaceName")
 			}
 			return nil
 		},
-		Gone:  Deleted,
-		Admit: func(ctx context.Context, c *resource.Change) error { return admit(ctx, blobs, seeds, c) },
-		AdmitDelete: func(ctx context.Context, c *resource.Change) error {
-			site, err := ml.SiteFrom(*c.Old)
-			if err != nil {
-				return nil // never became ready
-			}
-			if !c.Purge {
-				c.Kept = deleted(now())
-			}
-			n, err := openJobs(ctx, site.GUID)
-			if err == nil && n > 0 {
-				return fault.Conflicts("The workspace '%s' has %d jobs that have not ended; cancel them first.", c.Old.ID.Name(), n).With("UserError")
-			}
-			return err
-		},
+		Gone:        Deleted,
+		Admit:       s.admit,
+		AdmitDelete: s.admitDelete,
 		Release: func(ctx context.Context, r resource.Resource) error {
 			site, err := ml.SiteFrom(revived(r))
 			if err != nil {
-				return nil
+				return nil // never became ready
 			}
-			if err := blobs.DeleteContainer(ctx, site.Blobs()); err != nil {
-				return err
+			if s.Purge != nil {
+				if err := s.Purge(ctx, site.GUID); err != nil {
+					return err
+				}
 			}
-			return blobs.DeleteContainer(ctx, site.Artifacts())
+			return s.Blobs.DeleteAccount(ctx, site.Account)
 		},
-		View: view,
+		View: s.view,
+		List: s.list,
 		Actions: map[string]resource.Action{
 			"listKeys": {Run: listKeys},
 			"diagnose": {Run: func(context.Context, resource.Call) (any, error) {
@@ -67,6 +74,27 @@ func Type(blobs blob.Store, openJobs func(ctx context.Context, workspace string)
 			"listStorageAccountKeys": {Run: func(context.Context, resource.Call) (any, error) { return map[string]any{}, nil }},
 		},
 	}
+}
+
+func (s *Service) admitDelete(ctx context.Context, c *resource.Change) error {
+	site, err := ml.SiteFrom(*c.Old)
+	if err != nil {
+		return nil // never became ready
+	}
+	if err := s.noProjects(ctx, c); err != nil {
+		return err
+	}
+	if !c.Purge {
+		c.Kept = deleted(now())
+	}
+	if s.OpenJobs == nil {
+		return nil
+	}
+	n, err := s.OpenJobs(ctx, site.GUID)
+	if err == nil && n > 0 {
+		return fault.Conflicts("The workspace '%s' has %d jobs that have not ended; cancel them first.", c.Old.ID.Name(), n).With("UserError")
+	}
+	return err
 }
 
 // healthy is the diagnosis of a workspace: it depends on nothing outside the
@@ -97,14 +125,14 @@ type status struct {
 	Account           string `json:"storageAccountName"`
 }
 
-func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Change) error {
+func (s *Service) admit(ctx context.Context, c *resource.Change) error {
 	p, err := resource.ParseDocument(c.New.Properties)
 	if err != nil {
 		return err
 	}
 	// What a client sends back as it read it is made up anew by view.
 	for _, name := range []string{"provisioningState", "workspaceId", "discoveryUrl", "mlFlowTrackingUri", "storageAccountName",
-		"storageAccount", "keyVault", "applicationInsights", "containerRegistry", "notebookInfo", "tenantId"} {
+		"storageAccount", "keyVault", "applicationInsights", "containerRegistry", "notebookInfo", "tenantId", "associatedWorkspaces"} {
 		delete(p, name)
 	}
 	wanted := string(p["allowRecoverSoftDeletedWorkspace"]) == "true"
@@ -114,6 +142,9 @@ func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Chan
 			return err
 		}
 	}
+	if err := s.admitKind(ctx, c, p); err != nil {
+		return err
+	}
 	p.Default("friendlyName", c.New.ID.Name())
 	p.Default("description", "")
 	p.Default("hbiWorkspace", false)
@@ -121,9 +152,6 @@ func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Chan
 	c.New.Properties = p.Raw()
 	if c.New.Location == "" {
 		c.New.Location = "local"
-	}
-	if c.New.Kind == "" {
-		c.New.Kind = "Default"
 	}
 	if len(c.New.Identity) == 0 {
 		c.New.Identity = json.RawMessage(`{"type":"SystemAssigned"}`)
@@ -135,18 +163,18 @@ func admit(ctx context.Context, blobs blob.Store, seeds []Seed, c *resource.Chan
 		return nil
 	}
 	guid := resource.NewGUID()
-	s := status{ProvisioningState: resource.Succeeded, WorkspaceID: guid, Account: ml.AccountOf(guid)}
-	if c.New.Status, err = json.Marshal(s); err != nil {
+	st := status{ProvisioningState: resource.Succeeded, WorkspaceID: guid, Account: ml.AccountOf(guid)}
+	if c.New.Status, err = json.Marshal(st); err != nil {
 		return err
 	}
-	site := ml.Site{ID: c.New.ID, GUID: guid, Account: s.Account}
+	site := ml.Site{ID: c.New.ID, GUID: guid, Account: st.Account}
 	for _, container := range []blob.Container{site.Blobs(), site.Artifacts()} {
-		if err := blobs.CreateContainer(ctx, container); err != nil {
+		if err := s.Blobs.CreateContainer(ctx, container); err != nil {
 			return err
 		}
 	}
 	c.Batch.Puts = append(c.Batch.Puts, datastores(site, c.New.Created)...)
-	for _, seed := range seeds {
+	for _, seed := range s.Seeds {
 		more, err := seed(c.New.ID, c.New.Created)
 		if err != nil {
 			return err
@@ -193,8 +221,37 @@ func storageID(site ml.Site) string {
 	return fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.Storage/storageAccounts/%s", site.ID.Subscription(), site.ID.Group(), site.Account)
 }
 
+// Parts are the types of what other providers would keep for a workspace, with
+// the beginning of the name that each has. They are parts of the workspace here:
+// they come with it and go with it.
+var Parts = map[string]string{
+	"Microsoft.Storage/storageAccounts": "st",
+	"Microsoft.Keyvault/vaults":         "kv",
+	"Microsoft.insights/components":     "ai",
+}
+
+// PartOf finds the workspace that has the part.
+func (s *Service) PartOf(ctx context.Context, part resource.ID) (resource.Resource, error) {
+	q := resource.Query{Type: ml.Workspaces, Parent: part.Ancestor(resource.GroupType), Limit: 1000}
+	for {
+		page, err := s.Resources.List(ctx, q)
+		if err != nil {
+			return resource.Resource{}, err
+		}
+		for _, r := range page.Resources {
+			site, err := ml.SiteFrom(r)
+			if err == nil && len(part.Name()) > 2 && strings.EqualFold(part.Name()[2:], site.Account[2:]) {
+				return r, nil
+			}
+		}
+		if q.After = page.Next; q.After == "" {
+			return resource.Resource{}, fault.NotFound("The resource '%s' could not be found: what is not a part of a workspace is not kept here.", part.Name()).At(part.String())
+		}
+	}
+}
+
 // view adds the addresses, which are made as the reply is.
-func view(_ context.Context, v resource.View, rs []resource.Resource) error {
+func (s *Service) view(ctx context.Context, v resource.View, rs []resource.Resource) error {
 	for i := range rs {
 		r := &rs[i]
 		if r.Tags == nil {
@@ -214,6 +271,11 @@ func view(_ context.Context, v resource.View, rs []resource.Resource) error {
 		p.Set("storageAccount", storageID(site))
 		p.Set("keyVault", scope+"Microsoft.Keyvault/vaults/kv"+site.Account[2:])
 		p.Set("applicationInsights", scope+"Microsoft.insights/components/ai"+site.Account[2:])
+		if r.Kind == kindHub {
+			if err := s.viewHub(ctx, r.ID, p); err != nil {
+				return err
+			}
+		}
 		r.Properties = p.Raw()
 	}
 	return nil

@@ -34,7 +34,7 @@ func (m *Manager) admitBelow(ctx context.Context, c *resource.Change) error {
 			continue
 		}
 		err := m.each(ctx, t, c.Old.ID, func(r resource.Resource) error {
-			below := &resource.Change{Old: &r, Caller: c.Caller, View: c.View, Batch: c.Batch}
+			below := &resource.Change{Old: &r, Root: c.Old.ID, Caller: c.Caller, View: c.View, Batch: c.Batch}
 			err := t.AdmitDelete(ctx, below)
 			c.Batch = below.Batch
 			return err
