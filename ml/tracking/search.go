@@ -287,11 +287,16 @@ func (f *finding) index(x *Index) error {
 	}
 	keys := make([]sortValue, len(f.order))
 	found.each(func(row uint32) {
-		h := hit{seq: x.seqs[row], id: x.ids[row], start: x.starts[row], keys: keys}
 		for i, value := range values {
 			keys[i] = value(row)
+			// Most runs of many come after the worst that is kept.
+			if i == 0 && f.heap && f.after == nil && f.order[0].compare(keys[0], f.hits[0].keys[0]) > 0 {
+				f.total++
+				f.passed++
+				return
+			}
 		}
-		f.offer(h)
+		f.offer(hit{seq: x.seqs[row], id: x.ids[row], start: x.starts[row], keys: keys})
 	})
 	return nil
 }
@@ -328,9 +333,12 @@ func (x *Index) filter(from rows, c *Clause, read func(seq int64) (*Detail, erro
 		if col := x.metrics[c.Key]; col != nil {
 			pass := c.number()
 			for i, row := range col.rows {
-				if from.has(row) && pass(col.values[i]) {
-					to.add(row)
+				if pass(col.values[i]) {
+					to[row>>6] |= 1 << (row & 63)
 				}
+			}
+			for i := range to {
+				to[i] &= from[i]
 			}
 		}
 		return to, nil

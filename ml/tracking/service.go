@@ -932,7 +932,15 @@ func (o Order) compare(a, b sortValue) int {
 	if a.rank != b.rank {
 		return cmp.Compare(a.rank, b.rank)
 	}
-	c := cmp.Or(cmp.Compare(a.number, b.number), strings.Compare(a.text, b.text))
+	var c int
+	switch {
+	case a.number < b.number:
+		c = -1
+	case a.number > b.number:
+		c = 1
+	default:
+		c = strings.Compare(a.text, b.text)
+	}
 	if o.Desc {
 		return -c
 	}

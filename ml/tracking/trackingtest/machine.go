@@ -373,14 +373,6 @@ func (m *model) compareDetail(d *tracking.Detail, r *modelRun) {
 	}
 }
 
-// number is a value as searches compare it.
-func number(v float64) float64 {
-	if v != v {
-		return 0
-	}
-	return v
-}
-
 // clause draws a part of a filter, and what it means.
 func (m *model) clause() (string, func(r *modelRun) bool) {
 	t := m.t
@@ -393,7 +385,7 @@ func (m *model) clause() (string, func(r *modelRun) bool) {
 			if len(r.metrics[key]) == 0 {
 				return false
 			}
-			v := number(latest(r.metrics[key]).Value)
+			v := latest(r.metrics[key]).Value // what is no number passes != alone
 			return map[string]bool{">": v > n, ">=": v >= n, "<": v < n, "<=": v <= n, "=": v == n, "!=": v != n}[op]
 		}
 	case 2, 3:
