@@ -777,20 +777,28 @@ func (c *Clause) matchesKey(s string, there bool) bool {
 
 // pattern is the right side of LIKE: % is any text, _ any one character.
 type pattern struct {
-	text []rune
-	fold bool
+	text  []rune
+	fold  bool
+	parts []string // between the %, when there is no _
 }
 
 func newPattern(s string, fold bool) *pattern {
 	if fold {
 		s = strings.ToLower(s)
 	}
-	return &pattern{[]rune(s), fold}
+	p := &pattern{text: []rune(s), fold: fold}
+	if !strings.Contains(s, "_") {
+		p.parts = strings.Split(s, "%")
+	}
+	return p
 }
 
 func (p *pattern) match(s string) bool {
 	if p.fold {
 		s = strings.ToLower(s)
+	}
+	if p.parts != nil {
+		return inOrder(p.parts, s)
 	}
 	t := []rune(s)
 	// Greedy with one point to fall back to: linear but for that.
@@ -814,6 +822,27 @@ func (p *pattern) match(s string) bool {
 		j++
 	}
 	return j == len(p.text)
+}
+
+// inOrder tells whether s begins with the first part, ends with the last, and
+// has the others between, one after the other.
+func inOrder(parts []string, s string) bool {
+	n := len(parts) - 1
+	if n == 0 {
+		return s == parts[0]
+	}
+	if len(s) < len(parts[0])+len(parts[n]) || !strings.HasPrefix(s, parts[0]) || !strings.HasSuffix(s, parts[n]) {
+		return false
+	}
+	s = s[len(parts[0]) : len(s)-len(parts[n])]
+	for _, part := range parts[1:n] {
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return true
 }
 
 func contains(list []string, s string) bool {

@@ -213,6 +213,17 @@ func (s rows) each(visit func(row uint32)) {
 	}
 }
 
+// eachBack visits the rows, the last first.
+func (s rows) eachBack(visit func(row uint32)) {
+	for i := len(s) - 1; i >= 0; i-- {
+		for w := s[i]; w != 0; {
+			bit := 63 - bits.LeadingZeros64(w)
+			w &^= 1 << bit
+			visit(uint32(i<<6 + bit))
+		}
+	}
+}
+
 // coded is a column that every row has, of few different texts.
 type coded struct {
 	code  map[string]uint32

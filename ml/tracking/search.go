@@ -286,7 +286,7 @@ func (f *finding) index(x *Index) error {
 		values[i] = x.values(o)
 	}
 	keys := make([]sortValue, len(f.order))
-	found.each(func(row uint32) {
+	visit := func(row uint32) {
 		for i, value := range values {
 			keys[i] = value(row)
 			// Most runs of many come after the worst that is kept.
@@ -297,8 +297,19 @@ func (f *finding) index(x *Index) error {
 			}
 		}
 		f.offer(hit{seq: x.seqs[row], id: x.ids[row], start: x.starts[row], keys: keys})
-	})
+	}
+	if f.newestFirst() {
+		found.eachBack(visit)
+	} else {
+		found.each(visit)
+	}
 	return nil
+}
+
+// newestFirst tells whether new runs come before old ones, as far as can be
+// seen: then those that are kept are found early.
+func (f *finding) newestFirst() bool {
+	return len(f.order) == 0 || len(f.order) == 1 && f.order[0].of == attribute && f.order[0].Key == "start_time" && f.order[0].Desc
 }
 
 // read returns a run whose index does not hold enough of it.
