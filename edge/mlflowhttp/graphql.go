@@ -122,7 +122,7 @@ func (s *Server) execute(c *call, query, name string, variables map[string]any) 
 				s.Log.Error("graphql", "field", f.Name, "err", err)
 				err = errors.New("internal error")
 			}
-			errs = append(errs, err.Error())
+			errs = append(errs, short(err.Error()))
 			v = nil
 		}
 		out[f.Alias] = v
@@ -134,7 +134,7 @@ func (s *Server) execute(c *call, query, name string, variables map[string]any) 
 func said(err error) string {
 	var e *gqlerror.Error
 	if errors.As(err, &e) {
-		return strings.ReplaceAll(e.Message, `"`, "'")
+		return short(strings.ReplaceAll(e.Message, `"`, "'"))
 	}
 	return err.Error()
 }

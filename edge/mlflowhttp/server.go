@@ -368,11 +368,22 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var o out
 	o.open()
 	o.text("error_code", code)
-	o.text("message", f.Message)
+	o.text("message", short(f.Message))
 	o.close()
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(o.bytes())
+}
+
+// maxMessage bounds what an error says, in bytes: it names what was sent, and
+// that may be megabytes.
+const maxMessage = 4000
+
+func short(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "") + "…"
 }
 
 // reply answers 200 with a JSON object.
