@@ -140,13 +140,8 @@ func (u *ints) differences(column []int64) {
 // packInts packs integers in blocks: the base, the bits that each takes above
 // it, those that do not fit, then the bits.
 func packInts(b []byte, v []int64) []byte {
-	var sorted [blockSize]int64
 	for block := range slices.Chunk(v, blockSize) {
-		s := sorted[:copy(sorted[:], block)]
-		if !slices.IsSorted(s) {
-			slices.Sort(s)
-		}
-		base, width := frame(s)
+		base, width := frame(block)
 		b = binary.AppendVarint(b, base)
 		b = append(b, byte(width))
 		at := len(b)
@@ -165,40 +160,53 @@ func packInts(b []byte, v []int64) []byte {
 	return b
 }
 
-// frame chooses the base and width that take the least room for a sorted block.
-func frame(s []int64) (base int64, width uint) {
-	least := math.MaxInt
-	for _, at := range [...]int{0, 1, 2, 4, 8, 16} {
-		if at >= len(s) || at > len(s)/8 && at > 0 {
+// frame chooses the base and the width that take the least room for a block.
+func frame(block []int64) (base int64, width uint) {
+	base = slices.Min(block)
+	width, least, high := widthFrom(block, base)
+	// A higher base helps only when a few low ones are far below the rest.
+	if width == 0 || high < len(block)-len(block)/8 {
+		return base, width
+	}
+	var sorted [blockSize]int64
+	s := sorted[:copy(sorted[:], block)]
+	slices.Sort(s)
+	for _, at := range [...]int{1, 2, 4, 8, 16} {
+		if at > len(s)/8 {
 			break
 		}
-		var count [65]int // by bits needed
-		var room [65]int
-		for i, x := range s {
-			n := 64
-			if i >= at {
-				n = bits.Len64(uint64(x) - uint64(s[at]))
-			}
-			count[n]++
-			room[n] += 2 + bits.Len64(uint64(x<<1)^uint64(x>>63))/7
-		}
-		bytes := 0 // of those that do not fit
-		odd := 0
-		for w := 64; w >= 0; w-- {
-			if w <= 56 || w == 64 { // wider ones are kept whole
-				if cost := (len(s)*w+7)/8 + bytes; odd < min(len(s), 255) && cost < least {
-					least, base, width = cost, s[at], uint(w)
-				}
-			}
-			bytes += room[w]
-			odd += count[w]
-		}
-		// A higher base helps only when a few low ones are far from the rest.
-		if most := uint64(s[len(s)-1-len(s)/16]) - uint64(s[len(s)/16]); uint(bits.Len64(most))+1 >= width {
-			break
+		if w, room, _ := widthFrom(block, s[at]); room < least {
+			base, width, least = s[at], w, room
 		}
 	}
 	return base, width
+}
+
+// widthFrom chooses the width for a base, and tells the room that the block
+// then takes in bytes, and how many values need all of the width.
+func widthFrom(block []int64, base int64) (width uint, least, high int) {
+	var count [65]int // by bits needed
+	var room [65]int
+	for _, x := range block {
+		n := 64
+		if x >= base {
+			n = bits.Len64(uint64(x) - uint64(base))
+		}
+		count[n]++
+		room[n] += 2 + bits.Len64(uint64(x<<1)^uint64(x>>63))/7
+	}
+	least = math.MaxInt
+	bytes, odd := 0, 0 // of those that do not fit
+	for w := 64; w >= 0; w-- {
+		if w <= 56 || w == 64 { // wider ones are kept whole
+			if cost := (len(block)*w+7)/8 + bytes; odd < min(len(block), 255) && cost < least {
+				least, width = cost, uint(w)
+			}
+		}
+		bytes += room[w]
+		odd += count[w]
+	}
+	return width, least, count[width]
 }
 
 func packBits(b []byte, v []int64, base int64, width uint) []byte {

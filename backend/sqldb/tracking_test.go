@@ -122,6 +122,28 @@ func TestPointsSurviveAReopenBeforeTheyAreFolded(t *testing.T) {
 	}
 }
 
+func TestTheFirstSearchAfterAStartFindsItsIndexMade(t *testing.T) {
+	s := runWith(t, filepath.Join(t.TempDir(), "x.db"))
+	if err := s.Warm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e := s.cache.experiments["1"]
+	if e == nil || e.index == nil || e.index.Len() != 1 {
+		t.Fatalf("%+v", e)
+	}
+	ready := e.index
+	if err := s.Log(t.Context(), testWorkspace, "r", series(3), nil); err != nil {
+		t.Fatal(err)
+	}
+	found, _, err := tracking.New(s).SearchRuns(t.Context(), testWorkspace, tracking.RunSearch{Experiments: []string{"1"}, Filter: "metrics.`train/loss` != 9", Limit: 9})
+	if err != nil || len(found) != 1 {
+		t.Errorf("%d runs, %v", len(found), err)
+	}
+	if s.cache.experiments["1"].index != ready {
+		t.Error("the index was made anew for one run that changed")
+	}
+}
+
 func FuzzPacked(f *testing.F) {
 	f.Add([]byte("\x01m\x02\x02\x00........"), true)
 	f.Add(packLog(series(5)), true)

@@ -344,9 +344,11 @@ func (x *Index) filter(from rows, c *Clause, read func(seq int64) (*Detail, erro
 		if col := x.metrics[c.Key]; col != nil {
 			pass := c.number()
 			for i, row := range col.rows {
+				var bit uint64
 				if pass(col.values[i]) {
-					to[row>>6] |= 1 << (row & 63)
+					bit = 1
 				}
+				to[row>>6] |= bit << (row & 63)
 			}
 			for i := range to {
 				to[i] &= from[i]
@@ -507,6 +509,9 @@ func (x *Index) values(o Order) func(row uint32) sortValue {
 		col := x.metrics[o.Key]
 		if col == nil {
 			return func(uint32) sortValue { return missing }
+		}
+		if len(col.rows) == len(x.seqs) { // every row has it
+			return func(row uint32) sortValue { return numberValue(col.values[row]) }
 		}
 		place := 0
 		return func(row uint32) sortValue {
