@@ -400,10 +400,10 @@ func (s *Server) deleteTraces(c *call) error {
 	switch {
 	case before == nil && len(ids) == 0:
 		return invalid("Either `max_timestamp_millis` or `trace_ids` must be specified.")
-	case c.has("max_traces") && len(ids) > 0:
-		return invalid("`max_traces` can't be specified if `trace_ids` is specified.")
 	case before != nil && len(ids) > 0:
 		return invalid("Only one of `max_timestamp_millis` and `trace_ids` can be specified.")
+	case c.has("max_traces") && len(ids) > 0:
+		return invalid("`max_traces` can't be specified if `trace_ids` is specified.")
 	case limit < 0 || c.has("max_traces") && limit == 0:
 		return invalid("`max_traces` must be a positive integer, received %d.", limit)
 	}

@@ -4,6 +4,7 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"lapis/fault"
@@ -43,7 +44,7 @@ func (o *out) oldTrace(key string, i *trace.Info) {
 			continue
 		}
 		o.list(m.name)
-		for _, k := range sortedKeys(m.of) {
+		for _, k := range oldKeys(m.of) {
 			o.open()
 			o.text("key", clip(k, 250))
 			o.text("value", clip(m.of[k], m.most))
@@ -52,6 +53,19 @@ func (o *out) oldTrace(key string, i *trace.Info) {
 		o.closeList()
 	}
 	o.close()
+}
+
+// oldKeys are the keys of tags or metadata, sorted. Those that MLflow keeps
+// apart come last.
+func oldKeys(m map[string]string) []string {
+	last := []string{trace.MetaSession, trace.MetaUsage, trace.MetaCost, trace.TagName}
+	keys := slices.DeleteFunc(sortedKeys(m), func(k string) bool { return slices.Contains(last, k) })
+	for _, k := range last {
+		if _, ok := m[k]; ok {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // clip cuts a text after some characters.

@@ -45,7 +45,17 @@ func (s *Service) newAssessment(trace string, fields map[string]json.RawMessage)
 		return a, err
 	}
 	if kind == "expectation" {
-		delete(a.Fields, "rationale") // which MLflow keeps of feedback alone
+		// MLflow keeps these of feedback alone.
+		delete(a.Fields, "rationale")
+		delete(a.Fields, "overrides")
+	}
+	for _, f := range []string{"rationale", "span_id", "overrides"} {
+		if a.text(f) == "" {
+			delete(a.Fields, f)
+		}
+	}
+	if string(a.Fields["metadata"]) == "{}" {
+		delete(a.Fields, "metadata")
 	}
 	a.set("assessment_name", a.text("assessment_name"))
 	source := map[string]string{}
@@ -101,8 +111,8 @@ func (a *Assessment) settle() error {
 			a.pack(&v)
 			return nil
 		}
-		if holder["value"] == nil {
-			holder["value"] = json.RawMessage("null")
+		if v.kind == 0 {
+			return invalid("The `value` field must be specified.")
 		}
 		a.set(kind, map[string]json.RawMessage{"value": holder["value"]})
 		return nil

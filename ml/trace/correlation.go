@@ -17,6 +17,9 @@ type Correlation struct {
 // Correlate compares two filters over the traces of some experiments that pass
 // the base filter.
 func (s *Service) Correlate(ctx context.Context, workspace string, experiments []string, first, second, base string) (c Correlation, err error) {
+	if base != "" {
+		first, second = base+" and "+first, base+" and "+second
+	}
 	one, err := s.filter(ctx, workspace, experiments, first)
 	if err != nil {
 		return c, err

@@ -744,7 +744,13 @@ func jsonValue(raw json.RawMessage, depth int) (value, error) {
 	return value{}, nil
 }
 
-// sortSpans puts the spans of a trace in the order of their start.
+// sortSpans puts the spans of a trace in the order of their start, roots first.
 func sortSpans(spans []Span) {
-	sort.SliceStable(spans, func(i, j int) bool { return spans[i].Start < spans[j].Start })
+	sort.SliceStable(spans, func(i, j int) bool {
+		a, b := &spans[i], &spans[j]
+		if (a.Parent == "") != (b.Parent == "") {
+			return a.Parent == ""
+		}
+		return a.Start < b.Start
+	})
 }

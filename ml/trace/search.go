@@ -24,10 +24,6 @@ type Search struct {
 
 // Search finds traces, without their spans.
 func (s *Service) Search(ctx context.Context, workspace string, q Search) ([]*Info, string, error) {
-	f, err := s.filter(ctx, workspace, q.Experiments, q.Filter)
-	if err != nil {
-		return nil, "", err
-	}
 	var orders []tracking.Order
 	for _, text := range q.Order {
 		o, err := tracking.TraceGrammar.ParseOrder(text)
@@ -38,6 +34,10 @@ func (s *Service) Search(ctx context.Context, workspace string, q Search) ([]*In
 			return nil, "", invalid("`order_by` contains duplicate fields: ['%s']", strings.Join(q.Order, "', '"))
 		}
 		orders = append(orders, o)
+	}
+	f, err := s.filter(ctx, workspace, q.Experiments, q.Filter)
+	if err != nil {
+		return nil, "", err
 	}
 	from, err := parsePage(q.Page)
 	if err != nil {

@@ -337,6 +337,13 @@ func (g *Grammar) Parse(filter string) ([]Clause, error) {
 		clauses = append(clauses, c)
 		list = rest
 	}
+	if g.traces {
+		for i := range clauses {
+			if err := clauses[i].checkTrace(g); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return clauses, nil
 }
 
@@ -409,7 +416,7 @@ func (g *Grammar) clause(list []token) (c Clause, rest []token, err error) {
 		return c, nil, err
 	}
 	if g.traces && (c.Op == "IS NULL" || c.Op == "IS NOT NULL") {
-		return c, rest, c.checkTrace()
+		return c, rest, nil
 	}
 	if c.Op == "IS NULL" || c.Op == "IS NOT NULL" {
 		if !g.null && !(g.tagNull && c.of == tag) || c.of == attribute || c.of == metric || c.of == datasetOf || c.of == span {

@@ -41,14 +41,28 @@ type stand struct {
 	key string
 }
 
-// checkTrace checks the operator of a clause about traces.
-func (c *Clause) checkTrace() error {
-	ops, what := traceOps, "Invalid comparator"
+// checkTrace checks the operator of a clause about traces, once the whole
+// filter is read.
+func (c *Clause) checkTrace(g *Grammar) error {
+	ops, what, end := traceOps, "Invalid comparator", "'"
 	switch c.of {
+	case attribute:
+		if _, numeric := g.number[c.Key]; numeric {
+			if contains(numberOps, c.Op) {
+				return nil
+			}
+			return invalid("Invalid comparator '%s' not one of '{'%s'}", c.Op, strings.Join(traceOps, "', '"))
+		}
 	case tag, metadata:
+		if c.of == tag {
+			end = ""
+		}
 		ops = traceTagOps
 		if c.Key == "mlflow.linkedPrompts" && c.Op != "=" {
 			return invalid("Invalid comparator '%s' for prompts filter. Only '=' is supported with format: prompt = \"name/version\"", c.Op)
+		}
+		if c.of == tag && c.Key == "mlflow.linkedPrompts" && strings.Count(c.Text, "/") != 1 {
+			return invalid("Invalid prompts filter value '%s'. Expected format: prompt = \"name/version\"", c.Text)
 		}
 		if (c.Key == "mlflow.trace.tokenUsage" || c.Key == "mlflow.trace.cost") && c.of == metadata && strings.HasSuffix(c.Op, "LIKE") {
 			return invalid("Comparator '%s' is not supported for reserved metadata '%s'. Only '=', '!=', 'IS NULL', and 'IS NOT NULL' are supported.", c.Op, c.Key)
@@ -68,14 +82,7 @@ func (c *Clause) checkTrace() error {
 	if contains(ops, c.Op) {
 		return nil
 	}
-	return invalid("%s '%s' not one of '{'%s'}'", what, c.Op, strings.Join(ops, "', '"))
-}
-
-// refused is checkTrace for another operator than the clause's.
-func (c *Clause) refused(op string) error {
-	other := *c
-	other.Op = op
-	return other.checkTrace()
+	return invalid("%s '%s' not one of '{'%s'}%s", what, c.Op, strings.Join(ops, "', '"), end)
 }
 
 var (
@@ -95,10 +102,12 @@ func (g *Grammar) traceValue(c *Clause, list []token) ([]token, error) {
 		kind = "request_metadata"
 	}
 	if _, numeric := g.number[c.Key]; numeric && c.of == attribute {
-		if !contains(numberOps, c.Op) {
-			return nil, invalid("Invalid comparator '%s' not one of '{'%s'}", c.Op, strings.Join(traceOps, "', '"))
-		}
-		if t.kind != 'n' {
+		switch {
+		case t.text == "(":
+			return nil, invalid("Only attributes in {'client_request_id', 'name', 'request_id', 'run_id', 'status'} supports comparison with a list of quoted string values.")
+		case !contains(numberOps, c.Op):
+			return list[1:], nil
+		case t.kind != 'n':
 			return nil, invalid("Expected numeric value type for numeric attribute: %s. Found %s", c.Key, t.text)
 		}
 		c.Number, _ = strconv.ParseFloat(t.text, 64)
@@ -111,20 +120,16 @@ func (g *Grammar) traceValue(c *Clause, list []token) ([]token, error) {
 		}
 		c.IsNumeric = true
 		c.Number, _ = strconv.ParseFloat(t.text, 64)
-		return list[1:], c.checkTrace()
+		return list[1:], nil
 	}
 	if t.kind == 'p' && t.text == "(" {
 		if c.Op != "IN" && c.Op != "NOT IN" {
-			return nil, c.refused("(")
+			return nil, g.invalidClause(append([]token{{'i', c.Key}, {'i', c.Op}}, list...))
 		}
 		if assessed || c.of == issue {
 			return nil, invalid("Expected a quoted string value for %s (e.g. 'my-value'). Got value %s", kind, listText(list))
 		}
-		rest, err := g.list(c, list)
-		if err == nil {
-			err = c.checkTrace()
-		}
-		return rest, err
+		return g.list(c, list)
 	}
 	switch {
 	case t.kind == 's' || t.kind == 'i' && t.text[0] == '"':
@@ -136,13 +141,7 @@ func (g *Grammar) traceValue(c *Clause, list []token) ([]token, error) {
 	if c.Op == "IN" || c.Op == "NOT IN" {
 		return nil, g.invalidClause([]token{{'i', c.Key}, {'i', c.Op}, t})
 	}
-	if err := c.checkTrace(); err != nil {
-		return nil, err
-	}
 	c.Text = unquote(t.text)
-	if c.of == tag && c.Key == "mlflow.linkedPrompts" && strings.Count(c.Text, "/") != 1 {
-		return nil, invalid("Invalid prompts filter value '%s'. Expected format: prompt = \"name/version\"", c.Text)
-	}
 	if c.of == span && strings.HasPrefix(c.Key, "attributes.") {
 		return list[1:], c.within()
 	}
