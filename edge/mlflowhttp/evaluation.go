@@ -121,14 +121,11 @@ func (s *Server) deleteDataset(c *call) error {
 
 func (s *Server) searchDatasets(c *call) error {
 	experiments, filter, order := c.texts("experiment_ids", false), c.text("filter_string", false), c.texts("order_by", false)
-	limit, page := int64(1000), c.text("page_token", false)
-	if n := c.integer("max_results", false); n > 0 {
-		limit = min(n, 50000)
-	}
+	limit, page := c.page(pages{usual: 1000, most: 50000})
 	if c.err != nil {
 		return c.err
 	}
-	found, next, err := s.Evaluation.Search(c.ctx(), c.workspace, experiments, filter, order, int(limit), page)
+	found, next, err := s.Evaluation.Search(c.ctx(), c.workspace, experiments, filter, order, limit, page)
 	if err != nil {
 		return err
 	}
@@ -178,14 +175,11 @@ func (s *Server) upsertRecords(c *call) error {
 }
 
 func (s *Server) getRecords(c *call) error {
-	limit, page := c.integer("max_results", false), c.text("page_token", false)
+	limit, page := c.page(pages{usual: 1000, most: 50000})
 	if c.err != nil {
 		return c.err
 	}
-	if limit <= 0 || limit > 50000 {
-		limit = 1000
-	}
-	records, next, err := s.Evaluation.Records(c.ctx(), c.workspace, c.vars["dataset_id"], page, int(limit))
+	records, next, err := s.Evaluation.Records(c.ctx(), c.workspace, c.vars["dataset_id"], page, limit)
 	if err != nil {
 		return err
 	}

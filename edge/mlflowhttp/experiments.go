@@ -111,16 +111,11 @@ func (s *Server) getExperimentByName(c *call) error {
 func (s *Server) searchExperiments(c *call) error {
 	q := tracking.ExperimentSearch{
 		Filter: c.text("filter", false), View: c.view("view_type"), Order: c.texts("order_by", false),
-		Page: c.text("page_token", false), Limit: int(c.integer("max_results", false)),
 	}
+	// This one must say how many.
+	q.Limit, q.Page = c.page(pages{most: 50000, few: fewPages, many: "Invalid value # for parameter 'max_results' supplied. It must be at most 50000"})
 	if c.err != nil {
 		return c.err
-	}
-	if q.Limit <= 0 {
-		return invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer", q.Limit)
-	}
-	if q.Limit > 50000 {
-		return invalid("Invalid value %d for parameter 'max_results' supplied. It must be at most 50000", q.Limit)
 	}
 	found, next, err := s.Tracking.SearchExperiments(c.ctx(), c.workspace, q)
 	if err != nil {

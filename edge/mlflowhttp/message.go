@@ -451,3 +451,38 @@ func (m *message) view(name string) tracking.View {
 	}
 	return tracking.ActiveOnly
 }
+
+// pages are the rules for the pages of a list: how many things a request gets
+// that does not say, how many it may ask for, and MLflow's words for fewer than
+// one and for more than that, in which # is the number. A list without words
+// takes any number, and fewer than one for none said.
+type pages struct {
+	usual, most int64
+	few, many   string
+	zero        bool // 0 says nothing, though there are words for fewer than one
+}
+
+const fewPages = "Invalid value # for parameter 'max_results' supplied. It must be a positive integer"
+
+// page reads which page of a list a request wants, and how long it may be.
+func (m *message) page(p pages) (limit int, token string) {
+	token = m.text("page_token", false)
+	n := p.usual
+	if m.has("max_results") {
+		n = m.integer("max_results", false)
+	}
+	if n == 0 && p.zero || n < 1 && p.few == "" {
+		n = p.usual
+	}
+	words := ""
+	switch {
+	case n < 1:
+		words = p.few
+	case n > p.most:
+		words = p.many
+	}
+	if words != "" {
+		m.fail(invalid("%s", strings.ReplaceAll(words, "#", strconv.FormatInt(n, 10))))
+	}
+	return int(min(n, p.most)), token
+}

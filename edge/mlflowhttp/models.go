@@ -157,13 +157,9 @@ func (s *Server) addModelParams(c *call) error {
 
 func (s *Server) searchModels(c *call) error {
 	q := tracking.ModelSearch{
-		Experiments: c.texts("experiment_ids", required), Filter: c.text("filter", false), Page: c.text("page_token", false), Limit: 50,
+		Experiments: c.texts("experiment_ids", required), Filter: c.text("filter", false),
 	}
-	if c.has("max_results") {
-		if n := c.integer("max_results", false); n > 0 {
-			q.Limit = int(min(n, 50))
-		}
-	}
+	q.Limit, q.Page = c.page(pages{usual: 50, most: 50})
 	for _, m := range c.messages("datasets", false) {
 		q.Datasets = append(q.Datasets, tracking.Dataset{Name: m.text("dataset_name", required), Digest: m.text("dataset_digest", false)})
 	}

@@ -1,6 +1,7 @@
 package mlflowhttp
 
 import (
+	"fmt"
 	"path"
 
 	"lapis/ml/registry"
@@ -164,22 +165,11 @@ func (s *Server) getRegistered(c *call) error {
 }
 
 // search reads the fields of a search.
-func (c *call) search(limit, most int64) (registry.Search, error) {
-	q := registry.Search{Filter: c.text("filter", false), Order: c.texts("order_by", false), Page: c.text("page_token", false)}
-	if c.has("max_results") {
-		limit = c.integer("max_results", false)
-	}
-	if c.err != nil {
-		return q, c.err
-	}
-	if limit < 1 {
-		return q, invalid("Invalid value for max_results. It must be a positive integer, but got %d", limit)
-	}
-	if limit > most {
-		return q, invalid("Invalid value for request parameter max_results. It must be at most %d, but got value %d", most, limit)
-	}
-	q.Limit = int(limit)
-	return q, nil
+func (c *call) search(usual, most int64) (registry.Search, error) {
+	q := registry.Search{Filter: c.text("filter", false), Order: c.texts("order_by", false)}
+	q.Limit, q.Page = c.page(pages{usual: usual, most: most, few: "Invalid value for max_results. It must be a positive integer, but got #",
+		many: fmt.Sprintf("Invalid value for request parameter max_results. It must be at most %d, but got value #", most)})
+	return q, c.err
 }
 
 func (s *Server) searchRegistered(c *call) error {

@@ -214,18 +214,10 @@ func (s *Server) getRun(c *call) error {
 func (s *Server) searchRuns(c *call) error {
 	q := tracking.RunSearch{
 		Experiments: c.texts("experiment_ids", false), Filter: c.text("filter", false), View: c.view("run_view_type"),
-		Order: c.texts("order_by", false), Page: c.text("page_token", false), Limit: 1000,
+		Order: c.texts("order_by", false),
 	}
-	if c.has("max_results") {
-		n := c.integer("max_results", false)
-		if n > 50000 {
-			c.wrong("max_results", json.Number("50001"))
-		}
-		if n <= 0 {
-			return invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer", n)
-		}
-		q.Limit = int(n)
-	}
+	q.Limit, q.Page = c.page(pages{usual: 1000, most: 50000, few: fewPages,
+		many: "Invalid value # for parameter 'max_results' supplied:  Hint: Value was of type 'int'." + seeDocs})
 	if c.err != nil {
 		return c.err
 	}

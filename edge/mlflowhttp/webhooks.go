@@ -105,17 +105,12 @@ func (s *Server) createWebhook(c *call) error {
 }
 
 func (s *Server) listWebhooks(c *call) error {
-	limit, page := int64(100), c.text("page_token", false)
-	if n := c.integer("max_results", false); n != 0 {
-		limit = n
-	}
+	const words = "max_results must be between 1 and 1000."
+	limit, page := c.page(pages{usual: 100, most: 1000, few: words, many: words, zero: true})
 	if c.err != nil {
 		return c.err
 	}
-	if limit < 1 || limit > 1000 {
-		return invalid("max_results must be between 1 and 1000.")
-	}
-	found, next, err := s.Webhooks.List(c.ctx(), c.site, int(limit), page)
+	found, next, err := s.Webhooks.List(c.ctx(), c.site, limit, page)
 	if err != nil {
 		return err
 	}
