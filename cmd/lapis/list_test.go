@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,4 +127,31 @@ func BenchmarkJobList(b *testing.B) {
 			}
 		})
 	}
+	b.Run("the SDK", func(b *testing.B) {
+		python := os.Getenv("LAPIS_TEST_PYTHON")
+		if python == "" {
+			b.Skip("LAPIS_TEST_PYTHON names no Python with the SDK")
+		}
+		script, err := filepath.Abs(filepath.Join("testdata", "joblist.py"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		cmd := exec.Command("bash", "-c", `eval "$("$0" connect)"; exec "$1" "$2"`, n.s.bin, python, script)
+		cmd.Env = append(os.Environ(), "LAPIS_DATA="+n.s.dir)
+		out, err := cmd.Output()
+		if err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		var took []int
+		for _, word := range strings.Fields(string(out))[1:] { // the first signs in as well
+			one, err := strconv.Atoi(word)
+			if err != nil {
+				b.Fatal(err)
+			}
+			took = append(took, one)
+		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2]), "p50-ms")
+		figure("list, the SDK", "p50 %d ms, most %d ms of %d times 50 of %d jobs (target 200 ms)", took[len(took)/2], took[len(took)-1], len(took), jobs)
+	})
 }
