@@ -116,3 +116,16 @@ func bytesText(n int64) string {
 	}
 	return fmt.Sprintf("%d B", n)
 }
+
+// tally shows how many of a number of things are done, and more about them.
+func (p *progress) tally(what string, done, total int, more string) {
+	if !p.on {
+		return
+	}
+	const width = 24
+	filled := 0
+	if total > 0 {
+		filled = done * width / total
+	}
+	p.draw(fmt.Sprintf("%s  [%s%s]  %d of %d  (%s)", what, strings.Repeat("█", filled), strings.Repeat("·", width-filled), done, total, more), done >= total)
+}

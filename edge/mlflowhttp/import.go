@@ -9,7 +9,7 @@ import (
 // store holds, with its ids and dates, as the protocol has no words for. Each
 // may be sent again.
 func (s *Server) importRoutes() {
-	const base = "2.0/lapis/import"
+	const base = "lapis/import"
 	s.handle("POST", base+"/experiments", experimentsWrite, s.importExperiment)
 	s.handle("POST", base+"/runs", runsWrite, s.importRun)
 	s.handle("POST", base+"/runs/finish", runsWrite, s.finishImport)

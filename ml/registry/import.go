@@ -53,7 +53,7 @@ func tagsOr(m map[string]string) map[string]string {
 
 // ImportVersion makes a version that another registry holds, with its number,
 // dates, stage and tags, if there is none of that number; made tells. What its
-// source names need not be here.
+// source names need not be here. Another version of that number is a fault.
 func (g *Registry) ImportVersion(ctx context.Context, site ml.Site, v Version) (made bool, err error) {
 	for k, value := range v.Tags {
 		if err := checkTag(tracking.Tag{Key: k, Value: value}); err != nil {
@@ -103,10 +103,14 @@ func (g *Registry) ImportVersion(ctx context.Context, site ml.Site, v Version) (
 		p.Set("modelType", "mlflow_model")
 	}
 	_, err = g.put(ctx, p, manager.Request{ID: id, IfNoneMatch: "*"})
-	if there(err) {
-		return false, nil
+	if !there(err) {
+		return err == nil, err
 	}
-	return err == nil, err
+	old, err := g.Version(ctx, site, v.Name, v.Number)
+	if err == nil && (old.Created != v.Created || old.Run != v.Run) {
+		err = fault.Conflicts("Another version of that number is here already: it was made from the run %q, this one from %q.", old.Run, v.Run).With("RESOURCE_ALREADY_EXISTS")
+	}
+	return false, err
 }
 
 // checkImported refuses sources that would lead a client to a place on its own
