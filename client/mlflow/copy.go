@@ -240,11 +240,7 @@ func (i *Import) experiment(ctx context.Context, e Experiment) (gone bool, err e
 	if err != nil {
 		return false, err
 	}
-	metrics := map[string][]Metric{} // of logged models, by run
 	for _, m := range models {
-		for _, p := range m.Metrics {
-			metrics[p.Run] = append(metrics[p.Run], p)
-		}
 		if err := i.model(ctx, m); err != nil {
 			return false, err
 		}
@@ -255,7 +251,7 @@ func (i *Import) experiment(ctx context.Context, e Experiment) (gone bool, err e
 	}
 	i.count(func(r *Report) { r.Runs.Found += len(ids) })
 	err = i.each(ctx, ids, "Runs of "+e.Name, func(ctx context.Context, id string) error {
-		if err := i.one(ctx, e, id, metrics[id]); err != nil {
+		if err := i.one(ctx, e, id); err != nil {
 			return i.skip(ctx, "run", id, err, runsOf)
 		}
 		return nil
@@ -311,23 +307,22 @@ func (i *Import) each(ctx context.Context, list []string, what string, work func
 	return nil
 }
 
-// mark tells what the store has of a run.
-func (i *Import) mark(r Run, more []Metric) string {
+// markOf tells what the store has of a run.
+func markOf(r Run) string {
 	h := sha256.New()
 	e := json.NewEncoder(h)
 	_ = e.Encode(r)
 	_ = e.Encode(r.State)
-	_ = e.Encode(more)
 	return fmt.Sprintf("%x", h.Sum(nil)[:16])
 }
 
-// one imports a run. more are points that were measured with logged models.
-func (i *Import) one(ctx context.Context, e Experiment, id string, more []Metric) error {
+// one imports a run.
+func (i *Import) one(ctx context.Context, e Experiment, id string) error {
 	r, err := i.Store.Run(ctx, e, id)
 	if err != nil {
 		return err
 	}
-	mark := i.mark(r, more)
+	mark := markOf(r)
 	if i.Again {
 		mark += "-again"
 	}
@@ -358,11 +353,6 @@ func (i *Import) one(ctx context.Context, e Experiment, id string, more []Metric
 		if err != nil {
 			return err
 		}
-		if err := i.log(ctx, id, points); err != nil {
-			return err
-		}
-	}
-	for points := range slices.Chunk(more, pieces) {
 		if err := i.log(ctx, id, points); err != nil {
 			return err
 		}
@@ -400,9 +390,6 @@ func deletedAt(e Experiment, r Run) int64 {
 func (i *Import) log(ctx context.Context, run string, points []Metric) error {
 	if len(points) == 0 {
 		return nil
-	}
-	for n := range points {
-		points[n].Run = ""
 	}
 	body := map[string]any{"run_id": run, "metrics": points}
 	if err := i.To.MLflow(ctx, http.MethodPost, "2.0/mlflow/runs/log-batch", nil, body, nil); err != nil {
@@ -479,7 +466,10 @@ func (c counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// model imports a logged model with its files; its metrics come with the runs.
+// atOnce is how many points of a logged model go in one request.
+const atOnce = 5000
+
+// model imports a logged model with its metrics and files.
 func (i *Import) model(ctx context.Context, m LoggedModel) error {
 	i.count(func(r *Report) { r.Models.Found++ })
 	files, fileErr := i.files(ctx, Folder{URI: m.Artifact, Model: m.ID, dir: m.dir})
@@ -488,12 +478,20 @@ func (i *Import) model(ctx context.Context, m LoggedModel) error {
 	if fault.Is(fileErr, fault.Missing) && elsewhere(m.Artifact) {
 		sent.Artifact = m.Artifact
 	}
-	var reply struct {
+	type answer struct {
 		Made     bool
 		Artifact string `json:"artifact_uri"`
 	}
+	var reply answer
+	sent.Metrics = m.Metrics[:min(len(m.Metrics), atOnce)]
 	if err := i.post(ctx, "logged-models", sent, &reply); err != nil {
 		return i.skip(ctx, "logged model", m.ID, err, modelsOf)
+	}
+	for more := range slices.Chunk(m.Metrics[len(sent.Metrics):], atOnce) {
+		sent.Metrics = more
+		if err := i.post(ctx, "logged-models", sent, &answer{}); err != nil {
+			return i.skip(ctx, "logged model", m.ID, err, modelsOf)
+		}
 	}
 	i.count(func(r *Report) {
 		i.roots[m.ID] = root{m.Artifact, reply.Artifact}

@@ -453,6 +453,9 @@ func (d *database) Trace(ctx context.Context, e Experiment, id string) (Trace, e
 		return t, err
 	}
 	t.Tags, t.Metadata = asMap(tags), asMap(metadata)
+	if err := d.promoted(ctx, &t); err != nil {
+		return t, err
+	}
 	if d.has("assessments") {
 		if t.Assessments, err = d.assessments(ctx, id); err != nil {
 			return t, err
@@ -483,6 +486,67 @@ func (d *database) Trace(ctx context.Context, e Experiment, id string) (Trace, e
 		err = t.readSpans(d.disk)
 	}
 	return t, err
+}
+
+// promoted reads the tags and metadata that newer releases keep in columns of
+// the trace.
+func (d *database) promoted(ctx context.Context, t *Trace) error {
+	columns := d.columns["trace_info"]
+	one := func(column string) (string, error) {
+		if !columns[column] {
+			return "", nil
+		}
+		var v any
+		if err := d.db.QueryRowContext(ctx, `SELECT `+column+` FROM trace_info WHERE request_id = ?`, t.ID).Scan(&v); err != nil {
+			return "", err
+		}
+		switch v := v.(type) {
+		case string:
+			return v, nil
+		case []byte:
+			return string(v), nil
+		case int64:
+			return strconv.FormatInt(v, 10), nil
+		case float64:
+			text := strconv.FormatFloat(v, 'g', -1, 64)
+			if !strings.ContainsAny(text, ".e") {
+				text += ".0" // as Python writes it
+			}
+			return text, nil
+		}
+		return "", nil
+	}
+	for column, to := range map[string]func(string){
+		"trace_name": func(v string) { t.Tags["mlflow.traceName"] = v },
+		"session_id": func(v string) { t.Metadata["mlflow.trace.session"] = v },
+	} {
+		v, err := one(column)
+		if err != nil {
+			return err
+		}
+		if v != "" {
+			to(v)
+		}
+	}
+	for key, names := range map[string][]string{
+		"mlflow.trace.tokenUsage": {"input_tokens", "output_tokens", "total_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation_input_tokens_above_1hr"},
+		"mlflow.trace.cost":       {"input_cost", "output_cost", "total_cost"},
+	} {
+		var members []string
+		for _, name := range names {
+			v, err := one(name)
+			if err != nil {
+				return err
+			}
+			if v != "" {
+				members = append(members, strconv.Quote(name)+": "+v)
+			}
+		}
+		if members != nil {
+			t.Metadata[key] = "{" + strings.Join(members, ", ") + "}"
+		}
+	}
+	return nil
 }
 
 // assessments reads what people and programs think of a trace.

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 
 import pytest
@@ -81,6 +80,8 @@ def outer(x):
     with mlflow.start_span("inner") as s:
         s.set_inputs({"x": x, "list": [1, 2.5, None, True]})
         s.set_outputs("déjà vu")
+        s.set_attribute("mlflow.chat.tokenUsage", {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7})
+        mlflow.update_current_trace(metadata={"mlflow.trace.session": "s1"}, tags={"mood": "good"})
         s.add_event(mlflow.entities.SpanEvent("tick", attributes={"n": 1}))
     return x + 1
 
@@ -111,7 +112,7 @@ mlflow.set_registry_uri(uri)
 c = MlflowClient()
 
 def number(v):
-    """A store of files keeps infinities; databases and servers have the largest number for them."""
+    """A store of files keeps infinities; databases and servers have the largest number for them, and each point once."""
     return str(max(min(v, sys.float_info.max), -sys.float_info.max)) if v == v else "nan"
 
 def folder(list_at, path=None):
@@ -133,7 +134,7 @@ for r in c.search_runs(list(ids), run_view_type=ViewType.ALL, max_results=5000):
     seen["runs"][i.run_id] = {
         "info": [i.run_name, ids[i.experiment_id], i.status, i.start_time, i.end_time, i.lifecycle_stage, i.user_id],
         "params": r.data.params, "tags": r.data.tags, "metrics": {k: number(v) for k, v in r.data.metrics.items()},
-        "history": {k: sorted([m.step, m.timestamp, number(m.value)] for m in c.get_metric_history(i.run_id, k)) for k in r.data.metrics},
+        "history": {k: sorted({(m.step, m.timestamp, number(m.value)) for m in c.get_metric_history(i.run_id, k)}) for k in r.data.metrics},
         "datasets": [[d.dataset.to_dictionary(), sorted((t.key, t.value) for t in d.tags)] for d in r.inputs.dataset_inputs],
         "models in": [m.model_id for m in r.inputs.model_inputs or []], "models out": [m.model_id for m in r.outputs.model_outputs or []] if r.outputs else [],
         "files": folder(lambda p: c.list_artifacts(i.run_id, p)) if i.lifecycle_stage == "active" else None,
@@ -197,7 +198,7 @@ def read(uri, cwd, environ=None):
     return json.loads(run_python(READ, uri, cwd=cwd, environ=environ))
 
 
-def assert_same(there, here, folder=False):
+def assert_same(there, here):
     """Compares what a client reads on both sides."""
     for kind in there:
         assert sorted(here[kind]) == sorted(there[kind]), kind
