@@ -151,7 +151,7 @@ for e in experiments:
                   [[x.name, x.timestamp, x.attributes] for x in s.events]] for s in t.data.spans]
         marks = sorted([a.name, a.value, a.rationale, a.source.source_type] for a in t.info.assessments)
         seen["traces"][t.info.trace_id] = [str(t.info.state), t.info.request_time, t.info.execution_duration, t.info.request_preview, t.info.response_preview,
-            own, t.info.trace_metadata, sorted(spans), marks]
+            own, {k: v for k, v in t.info.trace_metadata.items() if k != "mlflow.trace.infoFinalized"}, sorted(spans), marks]
 for filter in ("", "tags.`mlflow.prompt.is_prompt` = 'true'"):
     for m in c.search_registered_models(filter):
         seen["registered"][m.name] = [m.description or "", m.tags, {a: str(v) for a, v in m.aliases.items()}, m.creation_timestamp, m.last_updated_timestamp]
