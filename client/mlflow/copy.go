@@ -78,8 +78,9 @@ type Import struct {
 
 	mu     sync.Mutex
 	report Report
-	ids    map[string]string // experiment → its id here
-	roots  map[string]root   // run or logged model → where its artefacts are
+	ids    map[string]string   // experiment → its id here
+	roots  map[string]root     // run or logged model → where its artefacts are
+	models map[string][]Metric // points of logged models whose runs are to come, by run
 }
 
 // root is where artefacts were and are.
@@ -91,7 +92,7 @@ const workers = 8
 // Run imports all that is not here yet. It may be called again at any time,
 // also after it was cut off; the report is of this call alone.
 func (i *Import) Run(ctx context.Context) (*Report, error) {
-	i.ids, i.roots = map[string]string{}, map[string]root{}
+	i.ids, i.roots, i.models = map[string]string{}, map[string]root{}, map[string][]Metric{}
 	err := i.run(ctx)
 	return &i.report, err
 }
@@ -115,6 +116,17 @@ func (i *Import) run(ctx context.Context) error {
 		}
 		if gone {
 			deleted = append(deleted, e)
+		}
+	}
+	// Models that runs of other experiments have measured.
+	for _, run := range sorted(i.models) {
+		for points := range slices.Chunk(i.models[run], pieces) {
+			if err := i.log(ctx, run, points); err != nil {
+				if err := i.skip(ctx, "metrics of logged models", run, err, modelsOf); err != nil {
+					return err
+				}
+				break
+			}
 		}
 	}
 	if len(i.Experiments) == 0 {
@@ -241,6 +253,9 @@ func (i *Import) experiment(ctx context.Context, e Experiment) (gone bool, err e
 		return false, err
 	}
 	for _, m := range models {
+		for _, p := range m.Metrics {
+			i.models[p.Run] = append(i.models[p.Run], p)
+		}
 		if err := i.model(ctx, m); err != nil {
 			return false, err
 		}
@@ -251,7 +266,11 @@ func (i *Import) experiment(ctx context.Context, e Experiment) (gone bool, err e
 	}
 	i.count(func(r *Report) { r.Runs.Found += len(ids) })
 	err = i.each(ctx, ids, "Runs of "+e.Name, func(ctx context.Context, id string) error {
-		if err := i.one(ctx, e, id); err != nil {
+		i.mu.Lock()
+		more := i.models[id]
+		delete(i.models, id)
+		i.mu.Unlock()
+		if err := i.one(ctx, e, id, more); err != nil {
 			return i.skip(ctx, "run", id, err, runsOf)
 		}
 		return nil
@@ -308,21 +327,22 @@ func (i *Import) each(ctx context.Context, list []string, what string, work func
 }
 
 // markOf tells what the store has of a run.
-func markOf(r Run) string {
+func markOf(r Run, more []Metric) string {
 	h := sha256.New()
 	e := json.NewEncoder(h)
 	_ = e.Encode(r)
 	_ = e.Encode(r.State)
+	_ = e.Encode(more)
 	return fmt.Sprintf("%x", h.Sum(nil)[:16])
 }
 
-// one imports a run.
-func (i *Import) one(ctx context.Context, e Experiment, id string) error {
+// one imports a run. more are its points that belong to logged models, too.
+func (i *Import) one(ctx context.Context, e Experiment, id string, more []Metric) error {
 	r, err := i.Store.Run(ctx, e, id)
 	if err != nil {
 		return err
 	}
-	mark := markOf(r)
+	mark := markOf(r, more)
 	if i.Again {
 		mark += "-again"
 	}
@@ -349,10 +369,31 @@ func (i *Import) one(ctx context.Context, e Experiment, id string) error {
 		i.count(func(r *Report) { r.Runs.Present++ })
 		return nil
 	}
+	type place struct {
+		key        string
+		step, time int64
+	}
+	none := map[place]bool{} // where the value is no number
 	for points, err := range i.Store.Metrics(ctx, r) {
 		if err != nil {
 			return err
 		}
+		for _, p := range points {
+			if p.Value != p.Value {
+				none[place{p.Key, p.Step, p.Time}] = true
+			}
+		}
+		if err := i.log(ctx, id, points); err != nil {
+			return err
+		}
+	}
+	for n, p := range more {
+		// MLflow's table of models' metrics has zero for them.
+		if p.Value == 0 && none[place{p.Key, p.Step, p.Time}] {
+			more[n].Value = notANumber
+		}
+	}
+	for points := range slices.Chunk(more, pieces) {
 		if err := i.log(ctx, id, points); err != nil {
 			return err
 		}
@@ -390,6 +431,9 @@ func deletedAt(e Experiment, r Run) int64 {
 func (i *Import) log(ctx context.Context, run string, points []Metric) error {
 	if len(points) == 0 {
 		return nil
+	}
+	for n := range points {
+		points[n].Run = "" // the request names it
 	}
 	body := map[string]any{"run_id": run, "metrics": points}
 	if err := i.To.MLflow(ctx, http.MethodPost, "2.0/mlflow/runs/log-batch", nil, body, nil); err != nil {
@@ -466,10 +510,7 @@ func (c counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// atOnce is how many points of a logged model go in one request.
-const atOnce = 5000
-
-// model imports a logged model with its metrics and files.
+// model imports a logged model with its files; its metrics come with the runs.
 func (i *Import) model(ctx context.Context, m LoggedModel) error {
 	i.count(func(r *Report) { r.Models.Found++ })
 	files, fileErr := i.files(ctx, Folder{URI: m.Artifact, Model: m.ID, dir: m.dir})
@@ -478,20 +519,12 @@ func (i *Import) model(ctx context.Context, m LoggedModel) error {
 	if fault.Is(fileErr, fault.Missing) && elsewhere(m.Artifact) {
 		sent.Artifact = m.Artifact
 	}
-	type answer struct {
+	var reply struct {
 		Made     bool
 		Artifact string `json:"artifact_uri"`
 	}
-	var reply answer
-	sent.Metrics = m.Metrics[:min(len(m.Metrics), atOnce)]
 	if err := i.post(ctx, "logged-models", sent, &reply); err != nil {
 		return i.skip(ctx, "logged model", m.ID, err, modelsOf)
-	}
-	for more := range slices.Chunk(m.Metrics[len(sent.Metrics):], atOnce) {
-		sent.Metrics = more
-		if err := i.post(ctx, "logged-models", sent, &answer{}); err != nil {
-			return i.skip(ctx, "logged model", m.ID, err, modelsOf)
-		}
 	}
 	i.count(func(r *Report) {
 		i.roots[m.ID] = root{m.Artifact, reply.Artifact}

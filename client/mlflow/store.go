@@ -169,7 +169,7 @@ type LoggedModel struct {
 	Deleted    int64    `json:"deleted_time,omitempty"`
 	Tags       []Tag    `json:"tags,omitempty"`
 	Params     []Tag    `json:"params,omitempty"`
-	Metrics    []Metric `json:"metrics,omitempty"`
+	Metrics    []Metric `json:"-"`
 	dir        string
 }
 

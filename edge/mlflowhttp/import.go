@@ -113,13 +113,6 @@ func (s *Server) importModel(c *call) error {
 		Deleted: c.integer("deleted_time", false),
 		Tags:    asMap(c.tags("tags", required)), Params: asMap(c.tags("params", required)),
 	}
-	for _, p := range c.messages("metrics", false) {
-		m.Metrics = append(m.Metrics, tracking.ModelMetric{
-			Key: p.text("key", required), Value: tracking.Number(p.number("value", required)), Time: p.integer("timestamp", false),
-			Step: p.integer("step", false), Run: p.text("run_id", false),
-			DatasetName: p.text("dataset_name", false), DatasetDigest: p.text("dataset_digest", false),
-		})
-	}
 	if c.err != nil {
 		return c.err
 	}

@@ -195,8 +195,8 @@ func (s *Service) FinishImport(ctx context.Context, workspace, id string, status
 }
 
 // ImportModel makes a logged model with its id and times, if it is not there;
-// made tells. Its metrics are added to those that it has. Its artefacts get a
-// place here unless it names one elsewhere.
+// made tells. Its artefacts get a place here unless it names one elsewhere; its
+// metrics come with the runs that measured them.
 func (s *Service) ImportModel(ctx context.Context, m LoggedModel) (found LoggedModel, made bool, err error) {
 	e, err := s.Experiment(ctx, m.Workspace, m.Experiment)
 	if err != nil {
@@ -211,18 +211,8 @@ func (s *Service) ImportModel(ctx context.Context, m LoggedModel) (found LoggedM
 	if err := checkModelParams(m.Params); err != nil {
 		return m, false, err
 	}
-	for _, p := range m.Metrics {
-		if err := checkMetric(&Metric{Key: p.Key, Point: Point{p.Step, p.Time, float64(p.Value)}}, ""); err != nil {
-			return m, false, err
-		}
-	}
-	metrics := m.Metrics
-	m.Metrics = nil
 	found, err = s.store.Model(ctx, m.Workspace, m.ID)
-	if err == nil {
-		return found, false, s.addModelMetrics(ctx, m, metrics)
-	}
-	if !fault.Is(err, fault.Missing) {
+	if err == nil || !fault.Is(err, fault.Missing) {
 		return found, false, err
 	}
 	m.Experiment = e.ID
@@ -241,21 +231,5 @@ func (s *Service) ImportModel(ctx context.Context, m LoggedModel) (found LoggedM
 	default:
 		m.Status = ModelPending
 	}
-	if err := s.store.CreateModel(ctx, m); err != nil {
-		return m, false, err
-	}
-	return m, true, s.addModelMetrics(ctx, m, metrics)
-}
-
-func (s *Service) addModelMetrics(ctx context.Context, m LoggedModel, metrics []ModelMetric) error {
-	if len(metrics) == 0 {
-		return nil
-	}
-	_, err := s.store.ChangeModel(ctx, m.Workspace, m.ID, func(to *LoggedModel) error {
-		for _, p := range metrics {
-			to.AddMetric(p.Run, Metric{Key: p.Key, Point: Point{p.Step, p.Time, finite(float64(p.Value))}, DatasetName: p.DatasetName, DatasetDigest: p.DatasetDigest})
-		}
-		return nil
-	})
-	return err
+	return m, true, s.store.CreateModel(ctx, m)
 }
