@@ -39,7 +39,7 @@ demo: build $(UV)
 	@scripts/demo.sh
 
 # All parts run, also after one that failed; the sum comes last.
-PARTS := test-go test-sdk test-sdk-1.15 test-az test-corpus test-differential test-crash
+PARTS := test-go test-sdk test-sdk-1.15 test-az test-java test-corpus test-differential test-crash
 
 .PHONY: test
 test:
@@ -77,6 +77,17 @@ test-corpus: build .tools/sdk/ready
 .PHONY: test-az
 test-az: build .tools/sdk/ready .tools/az/ready
 	LAPIS_AZ=$(CURDIR)/.tools/az/bin/az tests/run.sh .tools/sdk $(RESULTS)/az.xml tests/az $(ARGS)
+
+# MLflow's Java client, where there are a JDK and Maven.
+.PHONY: test-java
+test-java: build .tools/sdk/ready
+	@if command -v java >/dev/null 2>&1 && command -v mvn >/dev/null 2>&1; then $(MAKE) --no-print-directory .tools/java/ready; \
+	else echo "No JDK or no Maven found: the test of MLflow's Java client is skipped. Remedy: apt-get install default-jdk-headless maven"; fi
+	tests/run.sh .tools/sdk $(RESULTS)/java.xml tests/java $(ARGS)
+
+.tools/java/ready: tests/java/pom.xml
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.tools/java
+	touch $@
 
 # The same random calls to MLflow's own server and to Lapis: a part of what
 # make soak plays. LAPIS_SEED=7 LAPIS_SEQUENCES=1 plays one again.
