@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,6 +169,11 @@ func table(w io.Writer, v any, columns, named []string) error {
 	head, rule := make([]string, len(columns)), make([]string, len(columns))
 	for i, c := range columns {
 		head[i] = title(c[strings.LastIndexByte(c, '.')+1:])
+		if row, ok := rows[0].(map[string]any); ok && strings.Contains(c, ".") {
+			if _, whole := row[c]; whole {
+				head[i] = c // the key of a metric, say, has points of its own
+			}
+		}
 	}
 	lines = append(lines, head, rule)
 	for _, row := range rows {
@@ -213,6 +219,9 @@ func table(w io.Writer, v any, columns, named []string) error {
 // valueAt is the value at a path of keys, as in creation_context.created_at. A time
 // is cut to its seconds.
 func valueAt(row map[string]any, path string) any {
+	if v, ok := row[path]; ok {
+		return v
+	}
 	head, rest, deep := strings.Cut(path, ".")
 	v := row[head]
 	if !deep {
@@ -264,6 +273,9 @@ func cell(v any) string {
 		}
 		return "False"
 	case float64:
+		if a := math.Abs(v); a >= 1e21 || a < 1e-6 && a > 0 {
+			return strconv.FormatFloat(v, 'g', -1, 64)
+		}
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	}
 	data, _ := json.Marshal(v)
