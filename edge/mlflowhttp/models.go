@@ -49,7 +49,7 @@ func (o *out) model(key string, m *tracking.LoggedModel) {
 			v := &m.Metrics[i]
 			o.open()
 			o.text("key", v.Key)
-			o.number("value", float64(v.Value))
+			o.number("value", v.Kept())
 			o.integer("timestamp", v.Time)
 			o.integer("step", v.Step)
 			o.text("model_id", m.ID)

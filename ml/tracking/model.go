@@ -276,8 +276,8 @@ func listed(ids []string) string {
 	return "['" + strings.Join(ids, "', '") + "']"
 }
 
-// kept is the value as MLflow keeps it for models, where what is no number is 0.
-func (v *ModelMetric) kept() float64 {
+// Kept is the value as MLflow keeps it for models, where what is no number is 0.
+func (v *ModelMetric) Kept() float64 {
 	if math.IsNaN(float64(v.Value)) {
 		return 0
 	}
@@ -320,7 +320,7 @@ func (m *LoggedModel) passes(clauses []Clause, of []Dataset) bool {
 		case metric:
 			metrics = true
 			ok = slices.ContainsFunc(m.Metrics, func(v ModelMetric) bool {
-				return v.Key == c.Key && v.of(of) && c.MatchesNumber(v.kept())
+				return v.Key == c.Key && v.of(of) && c.MatchesNumber(v.Kept())
 			})
 		case param:
 			v, there := m.Params[c.Key]
