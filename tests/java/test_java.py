@@ -12,6 +12,7 @@ HERE = pathlib.Path(__file__).parent
 JARS = pathlib.Path(os.environ.get("LAPIS_JARS", HERE.parent.parent / ".tools" / "java"))
 
 
+@pytest.mark.timeout(900)
 def test_the_java_client_runs_its_basic_flow(unique, tmp_path):
     if not shutil.which("java") or not list(JARS.glob("mlflow-client-*.jar")):
         pytest.skip("there is no JDK 11 or newer, or Maven has not brought MLflow's Java client: make test-java does")
@@ -19,6 +20,6 @@ def test_the_java_client_runs_its_basic_flow(unique, tmp_path):
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{JARS}/*", HERE / "BasicFlow.java", unique("java"), tmp_path],
-        env=os.environ | {"PATH": path}, cwd=tmp_path, capture_output=True, text=True, timeout=600,
+        env=os.environ | {"PATH": path}, cwd=tmp_path, capture_output=True, text=True, timeout=800,
     )
     assert done.returncode == 0 and "all well" in done.stdout, done.stdout + done.stderr
