@@ -18,15 +18,22 @@ var _ webhook.Outbox = (*Outbox)(nil)
 // NewOutbox returns the outbox of db.
 func NewOutbox(db *DB) *Outbox { return &Outbox{db} }
 
+// countEvery is how many deliveries are stored until somebody counts them.
+const countEvery = 64
+
 // putDelivery stores a delivery with what happened, and drops the oldest of a
 // webhook that has too many.
 func putDelivery(tx *Tx, d webhook.Delivery) error {
-	if _, err := tx.Exec("INSERT INTO webhook_outbox (webhook, id, body, made, attempts, next) VALUES (?,?,?,?,?,?)",
-		d.Webhook.Key(), d.ID, d.Body, d.Made.UnixMilli(), d.Attempts, d.Next.UnixMilli()); err != nil {
+	result, err := tx.Exec("INSERT INTO webhook_outbox (webhook, id, body, made, attempts, next) VALUES (?,?,?,?,?,?)",
+		d.Webhook.Key(), d.ID, d.Body, d.Made.UnixMilli(), d.Attempts, d.Next.UnixMilli())
+	if err != nil {
 		return err
 	}
-	_, err := tx.Exec(`DELETE FROM webhook_outbox WHERE webhook = ?1 AND (SELECT COUNT(*) FROM webhook_outbox WHERE webhook = ?1) > ?2
-		AND seq = (SELECT MIN(seq) FROM webhook_outbox WHERE webhook = ?1)`, d.Webhook.Key(), webhook.MaxWaiting)
+	if seq, err := result.LastInsertId(); err != nil || seq%countEvery != 0 {
+		return err
+	}
+	_, err = tx.Exec(`DELETE FROM webhook_outbox WHERE webhook = ?1 AND seq <=
+		(SELECT seq FROM webhook_outbox WHERE webhook = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)`, d.Webhook.Key(), webhook.MaxWaiting)
 	return err
 }
 

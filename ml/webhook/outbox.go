@@ -30,7 +30,7 @@ type Delivery struct {
 }
 
 // Outbox keeps deliveries until they have been made. A webhook that holds
-// MaxWaiting of them loses the oldest.
+// MaxWaiting of them, and at most a hundred more, loses the oldest.
 type Outbox interface {
 	// Waiting returns the webhooks that have deliveries due at that time.
 	Waiting(ctx context.Context, at time.Time) ([]resource.ID, error)

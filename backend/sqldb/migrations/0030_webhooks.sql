@@ -8,7 +8,7 @@ CREATE TABLE webhook_outbox (
     attempts INTEGER NOT NULL,
     next     INTEGER NOT NULL -- Unix ms
 );
-CREATE INDEX webhook_outbox_webhook ON webhook_outbox (webhook, next);
+CREATE INDEX webhook_outbox_webhook ON webhook_outbox (webhook);
 CREATE INDEX webhook_outbox_next ON webhook_outbox (next);
 
 -- +goose Down
