@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,8 +127,15 @@ func checkImported(source string, prompt bool) error {
 	if !ok || len(scheme) < 2 || strings.EqualFold(scheme, "file") {
 		return badSource(source, "A path on a disk means nothing on this server: send the files, and name them where they are then.")
 	}
-	if slices.Contains(strings.FieldsFunc(rest, func(r rune) bool { return r == '/' || r == '\\' }), "..") {
-		return badSource(source, "It must not hold '..'.")
+	for range 4 {
+		if slices.Contains(strings.FieldsFunc(rest, func(r rune) bool { return r == '/' || r == '\\' }), "..") {
+			return badSource(source, "It must not hold '..'.")
+		}
+		plain, err := url.PathUnescape(rest)
+		if err != nil || plain == rest {
+			break
+		}
+		rest = plain
 	}
 	if slices.Contains([]string{"models", "runs", "mlflow-artifacts"}, strings.ToLower(scheme)) {
 		return nil
