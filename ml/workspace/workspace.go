@@ -39,7 +39,7 @@ type Service struct {
 // Type makes the type of workspaces.
 func (s *Service) Type() *resource.Type {
 	return &resource.Type{
-		Name: ml.Workspaces, Title: "workspace", Tracked: true, Async: true,
+		Name: ml.Workspaces, Title: "workspace", Tracked: true, Async: true, Own: []string{own},
 		Check: func(name string) error {
 			if !workspaceName.MatchString(name) {
 				return fault.Invalid("%q is no name for a workspace: 2 to 33 letters, digits, '-' and '_', beginning with a letter or a digit", name).With("ValidationError").At("workspaceName")
