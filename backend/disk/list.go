@@ -67,6 +67,9 @@ func (w *walk) folder(parent *os.Root, file, stem string) error {
 	}
 	defer dir.Close()
 	names, err := names(dir, ".")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed after it was opened
+	}
 	if err != nil {
 		return err
 	}
