@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -288,28 +290,97 @@ func readParts(rows *sql.Rows, err error, id string) ([]trace.Span, error) {
 	return trace.Tidy(spans), rows.Err()
 }
 
+// tracesAtOnce is how many traces EachTrace reads before it shows them. It holds
+// no connection while it does: visit may read spans.
+const tracesAtOnce = 256
+
 // EachTrace implements trace.Store.
 func (t *Traces) EachTrace(ctx context.Context, workspace string, experiments []string, visit func(*trace.Info) (bool, error)) error {
+	switch len(experiments) {
+	case 0:
+		return nil
+	case 1:
+		return t.eachOf(ctx, workspace, experiments[0], visit)
+	}
+	// Of several experiments the order is found first, without the traces.
 	list, err := encode(experiments)
 	if err != nil {
 		return err
 	}
-	rows, err := t.db.read.QueryContext(ctx, `SELECT `+traceColumns+` FROM traces
+	rows, err := t.db.read.QueryContext(ctx, `SELECT seq FROM traces
 		WHERE experiment IN (SELECT CAST(value AS INTEGER) FROM json_each(?)) AND workspace = ? ORDER BY start DESC, id`, list, workspace)
 	if err != nil {
 		return err
+	}
+	var order []int64
+	for rows.Next() {
+		var seq int64
+		if err := rows.Scan(&seq); err != nil {
+			return errors.Join(err, rows.Close())
+		}
+		order = append(order, seq)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(order, tracesAtOnce) {
+		list, err := encode(chunk)
+		if err != nil {
+			return err
+		}
+		found, err := t.some(ctx, `SELECT `+traceColumns+` FROM traces WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY start DESC, id`, list)
+		if err != nil {
+			return err
+		}
+		for _, i := range found {
+			if more, err := visit(i); err != nil || !more {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// eachOf is EachTrace for one experiment, page by page.
+func (t *Traces) eachOf(ctx context.Context, workspace, experiment string, visit func(*trace.Info) (bool, error)) error {
+	start, id := int64(math.MaxInt64), ""
+	for {
+		found, err := t.some(ctx, `SELECT `+traceColumns+` FROM traces WHERE experiment = CAST(?1 AS INTEGER) AND workspace = ?2
+			AND start <= ?3 AND (start < ?3 OR id > ?4) ORDER BY start DESC, id LIMIT ?5`, experiment, workspace, start, id, tracesAtOnce)
+		if err != nil {
+			return err
+		}
+		for _, i := range found {
+			if more, err := visit(i); err != nil || !more {
+				return err
+			}
+			start, id = i.Start, i.ID
+		}
+		if len(found) < tracesAtOnce {
+			return nil
+		}
+	}
+}
+
+// some reads the traces of a query.
+func (t *Traces) some(ctx context.Context, query string, args ...any) (found []*trace.Info, err error) {
+	s, err := t.db.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.QueryContext(ctx, args...)
+	if err != nil {
+		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		_, info, err := scanTrace(rows)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if more, err := visit(info); err != nil || !more {
-			return err
-		}
+		found = append(found, info)
 	}
-	return rows.Err()
+	return found, rows.Err()
 }
 
 // deleteParts removes the parts of the trace with the seq ?1; ?2 is partBits.

@@ -370,7 +370,9 @@ func (o *shown) span(s *span, resource map[string]string) (Span, error) {
 		one.Parent = b64(s.parent)
 		b = append(append(append(b, `,"parent_span_id":"`...), one.Parent...), '"')
 	}
-	b = appendText(append(b, `,"name":`...), s.name)
+	if len(s.name) > 0 {
+		b = appendText(append(b, `,"name":`...), s.name)
+	}
 	if s.start > 0 {
 		b = strconv.AppendUint(append(b, `,"start_time_unix_nano":`...), s.start, 10)
 	}
@@ -530,16 +532,24 @@ func appendValue(b []byte, v *value) []byte {
 			b = appendFloat(b, f)
 		}
 	case anArray:
-		b = append(b, `{"array_value":{"values":[`...)
+		b = append(b, `{"array_value":{`...)
 		for i := range v.items {
 			if i > 0 {
 				b = append(b, ',')
+			} else {
+				b = append(b, `"values":[`...)
 			}
 			b = appendValue(b, &v.items[i])
 		}
-		b = append(b, `]}`...)
+		if len(v.items) > 0 {
+			b = append(b, ']')
+		}
+		b = append(b, '}')
 	case aList:
-		b = appendPairs(append(b, `{"kvlist_value":{"values":`...), v.pairs)
+		b = append(b, `{"kvlist_value":{`...)
+		if len(v.pairs) > 0 {
+			b = appendPairs(append(b, `"values":`...), v.pairs)
+		}
 		b = append(b, '}')
 	default:
 		b = append(b, '{')

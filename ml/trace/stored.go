@@ -1,6 +1,8 @@
 package trace
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"math"
 	"strconv"
 	"strings"
@@ -128,7 +130,7 @@ func (s *Span) plain(b []byte) []byte {
 	b = appendJSON(append(b, `{"trace_id": `...), get("trace_id"))
 	b = appendJSON(append(b, `, "span_id": `...), get("span_id"))
 	b = appendJSON(append(b, `, "parent_span_id": `...), get("parent_span_id"))
-	b = appendJSON(append(b, `, "name": `...), get("name"))
+	b = appendText(append(b, `, "name": `...), get("name").text)
 	b = append(b, `, "start_time_unix_nano": `...)
 	b = number(get("start_time_unix_nano"))
 	b = append(b, `, "end_time_unix_nano": `...)
@@ -178,14 +180,8 @@ func (s *Span) plain(b []byte) []byte {
 		if i > 0 {
 			b = append(b, ", "...)
 		}
-		b = append(b, `{"trace_id": `...)
-		if v := member(&links[i], "trace_id"); v != nil {
-			b = appendJSON(b, v)
-		}
-		b = append(b, `, "span_id": `...)
-		if v := member(&links[i], "span_id"); v != nil {
-			b = appendJSON(b, v)
-		}
+		b = appendText(append(b, `{"trace_id": `...), []byte("tr-"+hexOf(member(&links[i], "trace_id"))))
+		b = appendText(append(b, `, "span_id": `...), []byte(hexOf(member(&links[i], "span_id"))))
 		about := value{kind: aList}
 		if v := member(&links[i], "attributes"); v != nil {
 			about.pairs = shownPairs(v)
@@ -194,4 +190,13 @@ func (s *Span) plain(b []byte) []byte {
 		b = append(b, '}')
 	}
 	return append(b, "]}"...)
+}
+
+// hexOf is an id that is shown as base64.
+func hexOf(v *value) string {
+	if v == nil {
+		return ""
+	}
+	b, _ := base64.StdEncoding.DecodeString(string(v.text))
+	return hex.EncodeToString(b)
 }
