@@ -131,3 +131,37 @@ func BenchmarkSpans(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkTraceSearch looks through 5,000 traces.
+func BenchmarkTraceSearch(b *testing.B) {
+	url, _ := serve(b)
+	c := &client{b, url}
+	for n := range 10 {
+		body, ids := spanBatch(500, 1)
+		for i, at := range ids {
+			copy(body[at:], fmt.Sprintf("%08d%08d", n, i))
+		}
+		r, err := http.NewRequest("POST", url+"/v1/traces", bytes.NewReader(body))
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-protobuf")
+		r.Header.Set("x-mlflow-experiment-id", "0")
+		reply, err := http.DefaultClient.Do(r)
+		if err != nil || reply.StatusCode != 200 {
+			b.Fatal(reply, err)
+		}
+		reply.Body.Close()
+	}
+	for name, search := range map[string]string{
+		"page": ``, "status": `,"filter":"status = 'ERROR'"`, "order": `,"order_by":["execution_time"]`, "span": `,"filter":"span.name = 'none'"`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			before := processorTime(b)
+			for range b.N {
+				c.do("POST", "/api/3.0/mlflow/traces/search", `{"locations":[{"mlflow_experiment":{"experiment_id":"0"}}],"max_results":100`+search+`}`, 200)
+			}
+			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(b.N)/1000, "cpu-ms/op")
+		})
+	}
+}
