@@ -223,7 +223,8 @@ func (g *Registry) put(ctx context.Context, p resource.Document, req manager.Req
 // change alters an asset's properties; when others write meanwhile it reads
 // and alters again.
 func (g *Registry) change(ctx context.Context, id resource.ID, gone error, alter func(p resource.Document, m *only) error) (resource.Resource, error) {
-	for try := 0; ; try++ {
+	var tries manager.Tries
+	for {
 		r, err := g.get(ctx, id)
 		if fault.Is(err, fault.Missing) {
 			return r, gone
@@ -249,7 +250,7 @@ func (g *Registry) change(ctx context.Context, id resource.ID, gone error, alter
 		}
 		p.Set("mlflow", m)
 		r, err = g.put(ctx, p, manager.Request{ID: id, IfMatch: r.Etag, Quiet: m.quiet, Rows: m.rows})
-		if fault.Is(err, fault.PreconditionFailed) && try < 16 {
+		if fault.Is(err, fault.PreconditionFailed) && tries.Again(ctx) {
 			continue
 		}
 		return r, err
@@ -554,7 +555,8 @@ func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion
 	if err := g.checkSource(ctx, site, &n); err != nil {
 		return Version{}, err
 	}
-	for try := 0; ; try++ {
+	var tries manager.Tries
+	for {
 		held, err := g.get(ctx, id)
 		if fault.Is(err, fault.Missing) {
 			return Version{}, modelMissing(n.Name)
@@ -594,7 +596,7 @@ func (g *Registry) CreateVersion(ctx context.Context, site ml.Site, n NewVersion
 			return Version{}, err
 		}
 		r, err := g.put(ctx, p, manager.Request{ID: id.Child("versions", number), IfNoneMatch: "*", Rows: rows})
-		if (fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict)) && try < 16 {
+		if (fault.Is(err, fault.PreconditionFailed) || fault.Is(err, fault.Conflict)) && tries.Again(ctx) {
 			continue // another client took the number
 		}
 		if err != nil {

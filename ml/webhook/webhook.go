@@ -287,7 +287,8 @@ func (s *Service) Create(ctx context.Context, site ml.Site, e Edit) (Webhook, er
 
 // Update changes a webhook.
 func (s *Service) Update(ctx context.Context, site ml.Site, id string, e Edit) (Webhook, error) {
-	for try := 0; ; try++ {
+	var tries manager.Tries
+	for {
 		r, err := s.get(ctx, site, id)
 		if err != nil {
 			return Webhook{}, err
@@ -298,7 +299,7 @@ func (s *Service) Update(ctx context.Context, site ml.Site, id string, e Edit) (
 		}
 		e.apply(p)
 		w, err := s.put(ctx, p, manager.Request{ID: r.ID, IfMatch: r.Etag})
-		if fault.Is(err, fault.PreconditionFailed) && try < 16 {
+		if fault.Is(err, fault.PreconditionFailed) && tries.Again(ctx) {
 			continue
 		}
 		return w, err

@@ -364,7 +364,8 @@ func (c *Catalog) Update(ctx context.Context, name string, ch Change) (Entry, er
 	if err := ch.check(); err != nil {
 		return Entry{}, err
 	}
-	for try := 0; ; try++ {
+	var tries manager.Tries
+	for {
 		e, err := c.find(ctx, name)
 		if err != nil {
 			return Entry{}, err
@@ -390,7 +391,7 @@ func (c *Catalog) Update(ctx context.Context, name string, ch Change) (Entry, er
 		req.Body = body.Raw()
 		reply, err := c.manager.Patch(ctx, req)
 		c.forget()
-		if fault.Is(err, fault.PreconditionFailed) && try < 16 {
+		if fault.Is(err, fault.PreconditionFailed) && tries.Again(ctx) {
 			continue
 		}
 		if err != nil {

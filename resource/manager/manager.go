@@ -99,21 +99,44 @@ const retryFor = 15 * time.Second
 // pass looks at the request's condition anew, so a conditional request fails
 // when what it speaks of has changed, not when something else has.
 func retry(ctx context.Context, pass func() (Reply, error)) (Reply, error) {
-	start := time.Now()
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+	var tries Tries
+	for {
 		reply, err := pass()
 		if !errors.Is(err, resource.ErrChanged) {
 			return reply, err
 		}
-		if time.Since(start) > retryFor {
+		if !tries.Again(ctx) {
+			if ctx.Err() != nil {
+				return Reply{}, ctx.Err()
+			}
 			return Reply{}, fault.New(fault.Conflict, "Conflict", "The resource is being changed by others; try again.").From(err)
 		}
-		// Those who collided do not come back all at once.
-		select {
-		case <-ctx.Done():
-			return Reply{}, ctx.Err()
-		case <-time.After(rand.N(pause)):
-		}
+	}
+}
+
+// Tries are those of one who reads, writes what follows from it, and is told
+// that others wrote meanwhile. The zero Tries is ready.
+type Tries struct {
+	start time.Time
+	pause time.Duration
+}
+
+// Again waits a moment and tells whether to try again: not when it has been
+// tried for long, or ctx has ended. Those who collided do not come back all at
+// once.
+func (t *Tries) Again(ctx context.Context) bool {
+	if t.start.IsZero() {
+		t.start = time.Now()
+	}
+	if time.Since(t.start) > retryFor {
+		return false
+	}
+	t.pause = min(max(time.Millisecond, 2*t.pause), 50*time.Millisecond)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(rand.N(t.pause)):
+		return true
 	}
 }
 
