@@ -69,7 +69,10 @@ func (k Kind) Types(store resource.Store) []*resource.Type {
 	}
 	version := &resource.Type{
 		Name: k.Version(), Title: k.Title + " version", Async: k.Async, Own: k.Own, Check: or(k.Versions, k.checkVersion),
-		Admit:   func(ctx context.Context, c *resource.Change) error { return k.admit(ctx, store, c) },
+		Admit: func(ctx context.Context, c *resource.Change) error { return k.admit(ctx, store, c) },
+		AdmitDelete: func(ctx context.Context, c *resource.Change) error {
+			return recount(ctx, store, c, c.Old, false)
+		},
 		View:    k.View,
 		Actions: k.Actions,
 		List:    k.List,
@@ -77,7 +80,7 @@ func (k Kind) Types(store resource.Store) []*resource.Type {
 			if !strings.EqualFold(id.Name(), defaultVersion) {
 				return resource.ID{}, nil
 			}
-			r, err := Newest(ctx, store, id.Parent())
+			r, err := Latest(ctx, store, id.Parent())
 			if fault.Is(err, fault.Missing) {
 				return resource.ID{}, nil
 			}
@@ -215,10 +218,16 @@ func (k Kind) admit(ctx context.Context, store resource.Store, c *resource.Chang
 	}
 	c.New.Properties = p.Raw()
 	c.New.Status = json.RawMessage(`{"provisioningState":"Succeeded"}`)
-	if c.Old != nil {
-		return k.unmoved(c, p)
+	if c.Old == nil {
+		return k.count(ctx, store, c)
 	}
-	return k.count(ctx, store, c)
+	if err := k.unmoved(c, p); err != nil {
+		return err
+	}
+	if c.Old.Archived == c.New.Archived {
+		return nil
+	}
+	return recount(ctx, store, c, c.Old, !c.New.Archived)
 }
 
 // unmoved refuses a version that would come to mean something else.
@@ -325,6 +334,83 @@ func Labelled(version string, labels []string) json.RawMessage {
 	return p.Raw()
 }
 
+// recount adds to a change that takes a version away from those that are in use,
+// or gives it back, which version of the container is the latest now: the last
+// one made that is not archived.
+func recount(ctx context.Context, store resource.Store, c *resource.Change, version *resource.Resource, used bool) error {
+	id := version.ID.Parent()
+	held, err := store.Get(ctx, id)
+	if fault.Is(err, fault.Missing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var seen counts
+	if len(held.Status) > 0 {
+		if err := json.Unmarshal(held.Status, &seen); err != nil {
+			return err
+		}
+	}
+	var latest *resource.Resource
+	no := false
+	for _, archived := range []*bool{&no, nil} {
+		page, err := store.List(ctx, resource.Query{Type: version.ID.Type(), Parent: id, Newest: true, Archived: archived, Limit: 2})
+		if err != nil {
+			return err
+		}
+		if used && archived == &no {
+			latest = version
+		}
+		for _, r := range page.Resources {
+			if !r.ID.Same(version.ID) && (latest == nil || latest == version && r.Born > version.Born) {
+				latest = &r
+			}
+		}
+		if latest != nil {
+			break
+		}
+	}
+	now := ""
+	if latest != nil {
+		now = latest.ID.Name()
+	}
+	if now == seen.LatestVersion {
+		return nil
+	}
+	c.Batch.Statuses = append(c.Batch.Statuses, resource.StatusWrite{ID: id, Change: func(stored json.RawMessage) (json.RawMessage, error) {
+		n := counts{NextVersion: "1"}
+		if len(stored) > 0 {
+			if err := json.Unmarshal(stored, &n); err != nil {
+				return nil, err
+			}
+		}
+		if n.LatestVersion == seen.LatestVersion { // else a version was made meanwhile
+			n.LatestVersion = now
+		}
+		return json.Marshal(n)
+	}})
+	return nil
+}
+
+// Latest returns the version that the label latest names: the one made last of
+// those that are not archived; of all if all are. Missing if there is none.
+func Latest(ctx context.Context, store resource.Store, container resource.ID) (resource.Resource, error) {
+	no := false
+	page, err := store.List(ctx, resource.Query{Type: container.Type() + "/versions", Parent: container, Newest: true, Archived: &no, Limit: 1})
+	if err != nil || len(page.Resources) > 0 {
+		return first(page), err
+	}
+	return Newest(ctx, store, container)
+}
+
+func first(page resource.Page) resource.Resource {
+	if len(page.Resources) == 0 {
+		return resource.Resource{}
+	}
+	return page.Resources[0]
+}
+
 // Newest returns the version made last, archived or not; Missing if there is none.
 func Newest(ctx context.Context, store resource.Store, container resource.ID) (resource.Resource, error) {
 	page, err := store.List(ctx, resource.Query{Type: container.Type() + "/versions", Parent: container, Newest: true, Limit: 1})
@@ -334,7 +420,7 @@ func Newest(ctx context.Context, store resource.Store, container resource.ID) (r
 	if len(page.Resources) == 0 {
 		return resource.Resource{}, fault.NotFound("'%s' has no version.", container.Name()).At(container.String())
 	}
-	return page.Resources[0], nil
+	return first(page), nil
 }
 
 func homeTitle(home resource.ID) string {
@@ -416,7 +502,7 @@ func Find(ctx context.Context, store resource.Store, workspace resource.ID, segm
 		return resource.Resource{}, fault.Invalid("%q is no name of a %s", name, title).At(name)
 	}
 	if version == "" || strings.EqualFold(version, "@latest") || strings.EqualFold(version, "azureml_default") {
-		r, err := Newest(ctx, store, container)
+		r, err := Latest(ctx, store, container)
 		if fault.Is(err, fault.Missing) {
 			return r, fault.NotFound("The %s '%s' could not be found in %s '%s'.", title, name, homeTitle(workspace), workspace.Name()).At(name)
 		}

@@ -131,7 +131,7 @@ func FindEnvironment(ctx context.Context, store resource.Store, workspace resour
 		if strings.EqualFold(m[3], "labels") {
 			version = "@" + version
 		}
-		return asset.Find(ctx, store, workspace, "environments", m[2], version)
+		return asset.Find(ctx, store, workspace, "environments", strings.TrimPrefix(m[2], "azureml:"), version) // the SDK leaves the prefix in when it has looked up a label
 	}
 	if m := shortEnvironment.FindStringSubmatch(id); m != nil {
 		version := m[2]

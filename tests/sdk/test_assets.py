@@ -65,8 +65,31 @@ def test_an_archived_version_leaves_the_list_and_is_still_there(noun, unique):
     operations.archive(name, version="2")
     assert [x.version for x in operations.list(name)] == ["1"]
     assert operations.get(name, version="2").version == "2"
+    assert operations.get(name, label="latest").version == "1"
     operations.restore(name, version="2")
     assert {x.version for x in operations.list(name)} == {"1", "2"}
+    assert operations.get(name, label="latest").version == "2"
+    operations.archive(name, version="1")
+    operations.restore(name, version="1")
+    assert operations.get(name, label="latest").version == "2"
+
+
+def test_the_latest_version_is_one_that_is_there(ml, rest, unique):
+    name = unique("counted")
+    for version in ("1", "2", "3"):
+        ml.environments.create_or_update(Environment(name=name, version=version, image=PLAIN))
+    counts = lambda: tuple(rest("GET", f"environments/{name}").json()["properties"][k] for k in ("latestVersion", "nextVersion"))
+    assert counts() == ("3", "4")
+    assert rest("DELETE", f"environments/{name}/versions/3").status_code == 200
+    assert counts() == ("2", "4")
+    ml.environments.archive(name, version="2")
+    assert counts() == ("1", "4")
+    ml.environments.archive(name, version="1")
+    assert counts() == ("2", "4")  # all are archived
+    ml.environments.restore(name, version="2")
+    assert counts() == ("2", "4")
+    job = ml.jobs.create_or_update(command(command="true", environment=f"azureml:{name}@latest"))
+    assert job.environment.endswith(f"{name}:2"), job.environment
 
 
 def test_an_archived_name_leaves_the_list_and_comes_back(noun, unique):
