@@ -197,13 +197,6 @@ func (s rows) drop(row uint32) {
 	}
 }
 
-func (s rows) count() (n int) {
-	for _, w := range s {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
 // each visits the rows in order.
 func (s rows) each(visit func(row uint32)) {
 	for i, w := range s {
