@@ -82,6 +82,7 @@ type Type struct {
 // View says for whom a resource is shown.
 type View struct {
 	Origin string // "https://host:port", for absolute URLs
+	List   bool   // the resources are of a list, and not asked for by name
 }
 
 // Options are the query parameters of a request, by lower-case name.

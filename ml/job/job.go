@@ -331,10 +331,13 @@ func (s *Service) view(ctx context.Context, v resource.View, rs []resource.Resou
 		p.Set("properties", orEmpty(run.Properties))
 		p.Set("experimentName", name)
 		p.Set("isArchived", run.Hidden)
-		p.Set("services", map[string]any{
-			"Tracking": map[string]any{"jobServiceType": "Tracking", "endpoint": v.Origin + "/mlflow/v1.0" + site.ID.String()},
-			"Studio":   map[string]any{"jobServiceType": "Studio", "endpoint": v.Origin + "/studio/runs/" + rs[i].ID.Name() + "?wsid=" + site.ID.String()},
-		})
+		services := map[string]any{"Tracking": map[string]any{"jobServiceType": "Tracking", "endpoint": v.Origin + "/mlflow/v1.0" + site.ID.String()}}
+		// For each job of a list that has this one, the SDK asks for the cloud's
+		// metadata anew, over a connection of its own: seconds for a page.
+		if !v.List {
+			services["Studio"] = map[string]any{"jobServiceType": "Studio", "endpoint": v.Origin + "/studio/runs/" + rs[i].ID.Name() + "?wsid=" + site.ID.String()}
+		}
+		p.Set("services", services)
 		rs[i].Properties = p.Raw()
 	}
 	return nil

@@ -264,6 +264,13 @@ func TestAJobRunsOnceHoweverOftenItIsPut(t *testing.T) {
 	if p.Object("services").Object("Studio").Text("endpoint") == "" {
 		t.Error("no address of the Studio")
 	}
+	page, err := h.manager.List(t.Context(), eve, resource.Query{Type: job.Type, Parent: storetest.ID(t, main)}, nil, resource.View{Origin: "https://host"})
+	if err != nil || len(page.Resources) != 1 {
+		t.Fatal(page, err)
+	}
+	if s := string(page.Resources[0].Properties); !strings.Contains(s, `"Tracking"`) || strings.Contains(s, `"Studio"`) {
+		t.Errorf("a list costs the SDK a request for each job: %s", s)
+	}
 	for _, change := range []string{`"false"`, `"True"`} {
 		if _, err := h.manager.Put(t.Context(), h.request(main+"/jobs/j", body(map[string]string{"command": change}))); !fault.Is(err, fault.BadRequest) {
 			t.Errorf("with the command %s: %v", change, err)

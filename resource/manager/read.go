@@ -85,6 +85,7 @@ func (m *Manager) List(ctx context.Context, p identity.Principal, q resource.Que
 		return resource.Page{}, err
 	}
 	if t.View != nil && len(page.Resources) > 0 {
+		v.List = true
 		err = t.View(ctx, v, page.Resources)
 	}
 	return page, err
