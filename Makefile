@@ -106,10 +106,11 @@ bench: build .tools/sdk/ready
 	LAPIS_TEST_PYTHON=$(CURDIR)/.tools/sdk/bin/python go test -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./...
 
 # The same load on Lapis, MLflow's own server and FastTrackML, which stands in
-# an environment of its own; takes a quarter of an hour of a quiet machine.
+# an environment of its own; takes half an hour of a quiet machine. QUICK=1
+# takes a few minutes and leaves docs/benchmarks.md as it is.
 .PHONY: bench-tracking
 bench-tracking: build .tools/sdk/ready .tools/fasttrackml/ready
-	go run ./bench/tracking -lapis bin/lapis -mlflow .tools/sdk/bin/mlflow -fasttrackml .tools/fasttrackml/bin/fml -write docs/benchmarks.md
+	go run ./bench/tracking -lapis bin/lapis -mlflow .tools/sdk/bin/mlflow -fasttrackml .tools/fasttrackml/bin/fml $(if $(QUICK),-quick,-write docs/benchmarks.md)
 
 # The figures that are quick to take: resources, submission, a queue of jobs.
 .PHONY: figures

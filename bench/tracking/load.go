@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -63,6 +64,11 @@ func (r *results) add(x row) {
 	r.rows = append(r.rows, x)
 }
 
+// miss notes that a server has no figure for a load.
+func (r *results) miss(load string, err error) {
+	log.Printf("%-12s %-55s            – %.150v", r.name, load, err)
+}
+
 // client is one connection.
 type client struct {
 	http  *http.Client
@@ -76,13 +82,19 @@ func (v *server) client() *client {
 
 // send makes a request and returns the answer's body.
 func (c *client) send(method, path string, body []byte) ([]byte, error) {
+	header := http.Header{}
+	if body != nil {
+		header.Set("Content-Type", "application/json")
+	}
+	return c.sendAs(method, path, body, header)
+}
+
+func (c *client) sendAs(method, path string, body []byte, header http.Header) ([]byte, error) {
 	req, err := http.NewRequest(method, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
+	req.Header = header.Clone()
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
@@ -237,15 +249,30 @@ func median(n int, work func() error) (float64, error) {
 	return took[len(took)/2], nil
 }
 
+// errLate says that a server was not done within what it was given.
+var errLate = errors.New("not in the time that it was given")
+
+// late tells whether what began then will not be done in time, a part of it
+// being done. It is asked from ten seconds on.
+func late(begun time.Time, done float64, within time.Duration) bool {
+	took := time.Since(begun)
+	return took > within || took > 10*time.Second && took.Seconds() > 1.5*done*within.Seconds()
+}
+
 // fill creates runs with three metrics and a param each.
-func (v *server) fill(experiment string, runs int) error {
+func (v *server) fill(experiment string, runs int, within time.Duration) error {
 	var wait sync.WaitGroup
 	errs := make([]error, 16)
+	begun := time.Now()
 	for w := range errs {
 		wait.Go(func() {
 			c := v.client()
 			r := rand.New(rand.NewPCG(uint64(w), 1))
 			for n := w; n < runs && errs[w] == nil; n += len(errs) {
+				if late(begun, float64(n)/float64(runs), within) {
+					errs[w] = errLate
+					return
+				}
 				var id string
 				if id, errs[w] = c.createRun(experiment, n); errs[w] == nil {
 					_, errs[w] = c.post("runs/log-batch", fmt.Sprintf(`{"run_id":%q,"metrics":[{"key":"k0","value":%v,"timestamp":1,"step":0},{"key":"k1","value":%v,"timestamp":1,"step":0},{"key":"k2","value":%v,"timestamp":1,"step":0}],"params":[{"key":"lr","value":"0.%d"}]}`,
@@ -255,21 +282,19 @@ func (v *server) fill(experiment string, runs int) error {
 		})
 	}
 	wait.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // history logs points of one metric to a new run.
-func (v *server) history(experiment string, points int) (run string, err error) {
-	c := v.client()
+func (v *server) history(experiment string, points int, within time.Duration) (run string, err error) {
+	c, begun := v.client(), time.Now()
 	if run, err = c.createRun(experiment, 0); err != nil {
 		return "", err
 	}
 	for n := 0; n < points; n += 1000 {
+		if late(begun, float64(n)/float64(points), within) {
+			return "", errLate
+		}
 		b := fmt.Appendf(nil, `{"run_id":%q,"metrics":[`, run)
 		r := rand.New(rand.NewPCG(uint64(n), 3))
 		for i := range 1000 {
@@ -285,8 +310,24 @@ func (v *server) history(experiment string, points int) (run string, err error) 
 	return run, nil
 }
 
-// measure runs the whole program against one server.
-func measure(ctx context.Context, s starter, each time.Duration, large bool) (*results, error) {
+// program is what is put on each server.
+type program struct {
+	each    time.Duration // how long a load lasts
+	within  time.Duration // how long a server may take to be filled for one measure
+	runs    []int         // how many to search
+	points  []int         // how long histories are
+	charted int           // points in each of ten runs
+	bytes   int64         // of the artefact
+}
+
+var whole = program{5 * time.Second, 3 * time.Minute, []int{2000, 100_000}, []int{100_000, 1_000_000}, 100_000, 1 << 30}
+
+// quick is for a look while working on a server.
+var quick = program{time.Second, 20 * time.Second, []int{2000}, []int{100_000}, 10_000, 100 << 20}
+
+// measure runs the program against one server. What a server cannot do, or not
+// in time, has no row.
+func (p program) measure(ctx context.Context, s starter) (*results, error) {
 	res := &results{name: s.name}
 	v, err := s.run(ctx)
 	if err != nil {
@@ -301,135 +342,122 @@ func measure(ctx context.Context, s starter, each time.Duration, large bool) (*r
 	if err != nil {
 		return nil, err
 	}
+	rates := func(load, unit string, size int, prepare func(c *client, n int) (func() error, error)) {
+		for _, clients := range []int{1, 16} {
+			rate, note, err := v.spread(clients, p.each, prepare)
+			name := fmt.Sprintf("%s, %d clients", load, clients)
+			if err != nil {
+				res.miss(name, err)
+				return
+			}
+			res.add(row{name, unit, rate * float64(size), note, false})
+		}
+	}
 
-	for _, clients := range []int{1, 16} {
-		rate, note, err := v.spread(clients, each, func(c *client, n int) (func() error, error) {
+	rates("log-metric", "requests/s", 1, func(c *client, n int) (func() error, error) {
+		run, err := c.createRun(experiment, n)
+		b := fmt.Appendf(nil, `{"run_id":%q,"key":"loss","value":0.5,"step":1,"timestamp":`, run)
+		at, t := len(b), int64(1_700_000_000_000)
+		return func() error {
+			t++
+			body := append(strconv.AppendInt(b[:at], t, 10), '}')
+			_, err := c.send("POST", api+"runs/log-metric", body)
+			return err
+		}, err
+	})
+	for _, size := range []int{10, 100, 1000} {
+		rates(fmt.Sprintf("log-batch of %d", size), "points/s", size, func(c *client, n int) (func() error, error) {
 			run, err := c.createRun(experiment, n)
-			b := fmt.Appendf(nil, `{"run_id":%q,"key":"loss","value":0.5,"step":1,"timestamp":`, run)
-			at, t := len(b), int64(1_700_000_000_000)
+			b := newBatch(run, size, 10, uint64(n))
 			return func() error {
-				t++
-				body := append(strconv.AppendInt(b[:at], t, 10), '}')
-				_, err := c.send("POST", api+"runs/log-metric", body)
+				_, err := c.send("POST", api+"runs/log-batch", b.stamp())
 				return err
 			}, err
 		})
+	}
+	rates("create a run", "requests/s", 1, func(c *client, n int) (func() error, error) {
+		return func() error {
+			_, err := c.createRun(experiment, n)
+			return err
+		}, nil
+	})
+	rates("get a run", "requests/s", 1, func(c *client, n int) (func() error, error) {
+		run, err := c.createRun(experiment, n)
+		if err == nil {
+			_, err = c.send("POST", api+"runs/log-batch", newBatch(run, 10, 10, 1).stamp())
+		}
+		return func() error {
+			_, err := c.send("GET", api+"runs/get?run_id="+run, nil)
+			return err
+		}, err
+	})
+	p.search(v, res, rates)
+	p.histories(v, res, experiment)
+	p.spans(v, rates, experiment)
+	p.artefact(ctx, v, res)
+	res.add(row{"memory, after all this", "MB", v.memory(), "", true})
+	return res, nil
+}
+
+type rater = func(load, unit string, size int, prepare func(c *client, n int) (func() error, error))
+
+func (p program) search(v *server, res *results, rates rater) {
+	for _, size := range p.runs {
+		load := fmt.Sprintf("search %d runs (metric filter and order, 100 rows)", size)
+		searched, err := v.client().createExperiment(fmt.Sprintf("search-%d", size))
+		if err == nil {
+			err = v.fill(searched, size, p.within)
+		}
 		if err != nil {
-			return nil, err
+			res.miss(load, err)
+			return
 		}
-		res.add(row{fmt.Sprintf("log-metric, %d clients", clients), "requests/s", rate, note, false})
-	}
-	for _, size := range []int{10, 100, 1000} {
-		for _, clients := range []int{1, 16} {
-			rate, note, err := v.spread(clients, each, func(c *client, n int) (func() error, error) {
-				run, err := c.createRun(experiment, n)
-				b := newBatch(run, size, 10, uint64(n))
-				return func() error {
-					_, err := c.send("POST", api+"runs/log-batch", b.stamp())
-					return err
-				}, err
-			})
-			if err != nil {
-				return nil, err
-			}
-			res.add(row{fmt.Sprintf("log-batch of %d, %d clients", size, clients), "points/s", rate * float64(size), note, false})
-		}
-	}
-	for _, clients := range []int{1, 16} {
-		rate, note, err := v.spread(clients, each, func(c *client, n int) (func() error, error) {
+		body := fmt.Appendf(nil, `{"experiment_ids":[%q],"filter":"metrics.k0 > 0.5","order_by":["metrics.k1 DESC"],"max_results":100}`, searched)
+		rates(load, "requests/s", 1, func(c *client, _ int) (func() error, error) {
 			return func() error {
-				_, err := c.createRun(experiment, n)
+				_, err := c.send("POST", api+"runs/search", body)
 				return err
 			}, nil
 		})
-		if err != nil {
-			return nil, err
-		}
-		res.add(row{fmt.Sprintf("create a run, %d clients", clients), "requests/s", rate, note, false})
-		rate, note, err = v.spread(clients, each, func(c *client, n int) (func() error, error) {
-			run, err := c.createRun(experiment, n)
-			if err == nil {
-				_, err = c.send("POST", api+"runs/log-batch", newBatch(run, 10, 10, 1).stamp())
-			}
-			return func() error {
-				_, err := c.send("GET", api+"runs/get?run_id="+run, nil)
-				return err
-			}, err
-		})
-		if err != nil {
-			return nil, err
-		}
-		res.add(row{fmt.Sprintf("get a run, %d clients", clients), "requests/s", rate, note, false})
 	}
-	sizes := []int{2000}
-	if large {
-		sizes = append(sizes, 100_000)
-	}
-	for _, size := range sizes {
-		searched, err := c.createExperiment(fmt.Sprintf("search-%d", size))
-		if err != nil {
-			return nil, err
-		}
-		if err := v.fill(searched, size); err != nil {
-			return nil, err
-		}
-		body := fmt.Appendf(nil, `{"experiment_ids":[%q],"filter":"metrics.k0 > 0.5","order_by":["metrics.k1 DESC"],"max_results":100}`, searched)
-		for _, clients := range []int{1, 16} {
-			rate, note, err := v.spread(clients, each, func(c *client, _ int) (func() error, error) {
-				return func() error {
-					_, err := c.send("POST", api+"runs/search", body)
-					return err
-				}, nil
-			})
-			if err != nil {
-				return nil, err
-			}
-			res.add(row{fmt.Sprintf("search %d runs (metric filter and order, 100 rows), %d clients", size, clients), "requests/s", rate, note, false})
-		}
-	}
-	lengths := []int{100_000}
-	if large {
-		lengths = append(lengths, 1_000_000)
-	}
-	for _, points := range lengths {
-		run, err := v.history(experiment, points)
-		if err != nil {
-			return nil, err
-		}
-		ms, err := median(5, func() error {
-			_, err := c.send("GET", api+"metrics/get-history?run_id="+run+"&metric_key=loss", nil)
+}
+
+// histories measures how long series of points are kept and read.
+func (p program) histories(v *server, res *results, experiment string) {
+	c := v.client()
+	timed := func(load string, n int, path string) {
+		ms, err := median(n, func() error {
+			_, err := c.send("GET", api+path, nil)
 			return err
 		})
 		if err != nil {
-			return nil, err
+			res.miss(load, err)
+			return
 		}
-		res.add(row{fmt.Sprintf("history of %d points", points), "ms", ms, "", true})
-		ms, err = median(5, func() error {
-			_, err := c.send("GET", api+"metrics/get-history-bulk-interval?run_ids="+run+"&metric_key=loss&max_results=320", nil)
-			return err
-		})
-		if err == nil { // FastTrackML has no such call
-			res.add(row{fmt.Sprintf("320 of %d points for a chart", points), "ms", ms, "", true})
-		}
+		res.add(row{load, "ms", ms, "", true})
 	}
-	if large {
-		q := url.Values{"metric_key": {"loss"}, "max_results": {"320"}}
-		for range 10 {
-			run, err := v.history(experiment, 100_000)
-			if err != nil {
-				return nil, err
-			}
-			q.Add("run_ids", run)
-		}
-		ms, err := median(9, func() error {
-			_, err := c.send("GET", api+"metrics/get-history-bulk-interval?"+q.Encode(), nil)
-			return err
-		})
+	for i, points := range p.points {
+		before := v.settled()
+		run, err := v.history(experiment, points, p.within)
 		if err != nil {
-			return nil, err
+			res.miss(fmt.Sprintf("history of %d points", points), err)
+			return
 		}
-		res.add(row{"chart of 10 runs, 320 of 100000 points each", "ms", ms, "", true})
+		timed(fmt.Sprintf("history of %d points", points), 5, "metrics/get-history?run_id="+run+"&metric_key=loss")
+		timed(fmt.Sprintf("320 of %d points for a chart", points), 5, "metrics/get-history-bulk-interval?run_ids="+run+"&metric_key=loss&max_results=320")
+		if i == 0 && before > 0 {
+			res.add(row{"bytes on disk for a point", "bytes", (v.settled() - before) / float64(points), "", true})
+		}
 	}
-	res.add(row{"memory, after all this", "MB", v.memory(), "", true})
-	return res, nil
+	load := fmt.Sprintf("chart of 10 runs, 320 of %d points each", p.charted)
+	q := url.Values{"metric_key": {"loss"}, "max_results": {"320"}}
+	for range 10 {
+		run, err := v.history(experiment, p.charted, p.within/10)
+		if err != nil {
+			res.miss(load, err)
+			return
+		}
+		q.Add("run_ids", run)
+	}
+	timed(load, 9, "metrics/get-history-bulk-interval?"+q.Encode())
 }

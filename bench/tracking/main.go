@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -24,21 +25,33 @@ import (
 	"time"
 )
 
+// python has MLflow's client; artefacts are sent with it.
+var python = flag.String("python", "", "a Python with mlflow; default: the one beside the mlflow command")
+
 func main() {
 	log.SetFlags(0)
 	lapis := flag.String("lapis", "bin/lapis", "the lapis binary")
 	mlflow := flag.String("mlflow", "", "the mlflow command; \"\" leaves MLflow out")
 	fasttrackml := flag.String("fasttrackml", "", "the fml command; \"\" leaves FastTrackML out")
-	each := flag.Duration("for", 5*time.Second, "how long each load lasts")
-	large := flag.Bool("large", true, "put what the others cannot do in minutes on Lapis too: 100,000 runs, 1 M points")
+	short := flag.Bool("quick", false, "one second for each load, and none of the large ones")
+	each := flag.Duration("for", 0, "how long each load lasts, in place of 5 s")
+	within := flag.Duration("within", 0, "how long a server may take to be filled for one measure, in place of 3 min")
 	write := flag.String("write", "", "file whose tracking section to replace")
 	flag.Parse()
+	if *python == "" {
+		*python = filepath.Join(filepath.Dir(*mlflow), "python")
+	}
+	p := whole
+	if *short {
+		p = quick
+	}
+	p.each, p.within = cmp.Or(*each, p.each), cmp.Or(*within, p.within)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var all []*results
 	for _, s := range []starter{
-		{"Lapis", *lapis, startLapis}, {"MLflow", *mlflow, startMLflow}, {"FastTrackML", *fasttrackml, startFastTrackML},
+		{"Lapis", *lapis, startLapis, "data/lapis.db"}, {"MLflow", *mlflow, startMLflow, "mlflow.db"}, {"FastTrackML", *fasttrackml, startFastTrackML, "fml.db"},
 	} {
 		if s.command == "" {
 			continue
@@ -51,9 +64,13 @@ func main() {
 			log.Fatal(err)
 		}
 		s.command = command
-		r, err := measure(ctx, s, *each, *large && s.name == "Lapis")
+		r, err := p.measure(ctx, s)
 		if err != nil {
-			log.Fatalf("%s: %v", s.name, err)
+			if ctx.Err() != nil || s.name == "Lapis" {
+				log.Fatalf("%s: %v", s.name, err)
+			}
+			log.Printf("%s: %v", s.name, err)
+			continue
 		}
 		all = append(all, r)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	_ "modernc.org/sqlite"
 )
 
 // starter is a server that can be started.
@@ -20,10 +23,13 @@ type starter struct {
 	name    string
 	command string
 	start   func(ctx context.Context, command, folder string, port int) (*exec.Cmd, error)
+
+	database string // its SQLite file, in the folder
 }
 
 // server is one that runs.
 type server struct {
+	database         string // its SQLite file
 	name, url, token string
 	took             time.Duration // until it answered
 	folder           string
@@ -71,7 +77,7 @@ func (s starter) run(ctx context.Context) (*server, error) {
 	cmd.Stdout, cmd.Stderr, cmd.Dir = said, said, folder
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	v := &server{name: s.name, url: fmt.Sprintf("http://127.0.0.1:%d", port), folder: folder, cmd: cmd}
+	v := &server{name: s.name, url: fmt.Sprintf("http://127.0.0.1:%d", port), folder: folder, cmd: cmd, database: filepath.Join(folder, s.database)}
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -115,6 +121,37 @@ func (v *server) stop() {
 		<-done
 	}
 	_ = os.RemoveAll(v.folder)
+}
+
+// used is how many bytes of the database hold something: pages that are free
+// are left out.
+func (v *server) used() (float64, error) {
+	db, err := sql.Open("sqlite", "file:"+v.database+"?mode=ro&_pragma=busy_timeout(5000)")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = db.Close() }()
+	var pages, free, size float64
+	err = db.QueryRow(`SELECT page_count, freelist_count, page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size`).Scan(&pages, &free, &size)
+	return (pages - free) * size, err
+}
+
+// settled waits until the database has stopped changing, for what a server does
+// after it has answered, and returns what it uses; 0 if that cannot be read.
+func (v *server) settled() float64 {
+	last, since := -1.0, time.Now()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+		used, err := v.used()
+		if err != nil {
+			return 0
+		}
+		if used != last {
+			last, since = used, time.Now()
+		} else if time.Since(since) > 5*time.Second {
+			break
+		}
+	}
+	return max(last, 0)
 }
 
 // memory is what the server's processes hold, in MB.
