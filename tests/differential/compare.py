@@ -30,7 +30,7 @@ UNORDERED = {"tags", "params", "aliases", "dataset_inputs", "model_inputs", "mod
 PACKED = {"records", "tags", "profile", "schema", "mlflow.linkedPrompts"}
 
 # Ids that no call of a story names.
-MADE = {"dataset_record_id", "scorer_id"}
+MADE = {"dataset_record_id", "scorer_id", "assessment_id"}
 
 
 @dataclasses.dataclass
@@ -217,8 +217,8 @@ class Pair:
             if real.isdigit():  # an experiment's
                 if field in ("experiment_id", "experiment_ids", "mlflow.experimentId") and value == real:
                     return symbol
-                if field in ("artifact_location", "artifact_uri", "root_uri", "source", "mlflow.artifactLocation"):
-                    value = re.sub(rf"(?<=:/){real}(?!\w)", symbol, value)
+                if field in ("artifact_location", "artifact_uri", "root_uri", "source", "mlflow.artifactLocation") or field == "value" and "/traces/" in value:
+                    value = re.sub(rf"(:/|:/workspaces/[^/]+/){real}(?!\w)", rf"\g<1>{symbol}", value)
                 elif field == "message":
                     value = re.sub(rf"""(id=|id |ID |iment |['"]){real}(?!\w)""", rf"\g<1>{symbol}", value)
             elif value == real:

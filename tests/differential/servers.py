@@ -61,18 +61,19 @@ def lapis():
 class Reference(Server):
     """`mlflow server` over SQLite in a folder, with proxied artefacts."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *settings):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         super().__init__("mlflow", f"http://127.0.0.1:{port}")
         env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         env["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its jobs are of the AI gateway
         self.log = open(folder / "mlflow.log", "wb")
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"), *settings,
             ],
             stdout=self.log, stderr=self.log, env=env, cwd=folder, start_new_session=True,
         )  # fmt: skip

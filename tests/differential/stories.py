@@ -12,6 +12,7 @@ import random
 from compare import Call
 from evaluation import Evaluation
 from traces import Traces
+from workspaces import inside
 
 API = "/api/2.0/mlflow/"
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
@@ -34,13 +35,16 @@ THEMES = os.environ.get("LAPIS_THEMES", "").split() or [
 ]  # fmt: skip
 
 
-def story(seed, mark=""):
-    """The story of a seed. What it makes is named after the seed and mark."""
-    return Story(seed, mark).tell()
+def story(seed, mark="", workspaces=False):
+    """The story of a seed, in a workspace of its own or where there are none.
+    What it makes is named after the seed and mark."""
+    telling = Story(seed, mark, workspaces).tell()
+    return inside(telling, seed, mark) if workspaces else telling
 
 
 class Story(Traces, Evaluation):
-    def __init__(self, seed, mark):
+    def __init__(self, seed, mark, workspaces):
+        self.workspaces = workspaces
         self.random = random.Random(seed)
         self.prefix = f"d{seed:06d}{mark}"
         self.experiments, self.runs, self.models = [], [], []
@@ -141,7 +145,7 @@ class Story(Traces, Evaluation):
         body = {"name": name}
         if self.chance(0.4):
             body["tags"] = self.tags()
-        if self.chance(0.15):
+        if self.chance(0.15) and not (self.workspaces and not self.experiments):
             body["artifact_location"] = self.pick(["s3://bucket/x", "mlflow-artifacts:/elsewhere", "gs://b/c"])
         a = yield Call("POST", API + "experiments/create", body, binds={s: "experiment_id"})
         if a.ok:

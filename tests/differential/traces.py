@@ -28,7 +28,7 @@ class Traces:
     """Steps of a story; Story has the rest of what they use."""
 
     def trace(self):
-        return self.pick(self.traces) if self.traces and not self.chance(0.04) else "tr-" + "f" * 32
+        return self.pick(self.traces) if self.traces and not self.chance(0.04) else "tr-" + self.prefix.encode().hex().ljust(32, "f")
 
     def new_trace(self):
         self.count += 1
@@ -224,7 +224,7 @@ class Traces:
 
     def trace_clause(self):
         if self.chance(0.07):
-            return self.pick(["nope = 'x'", "nope.x = 'y'", "trace.status > 'x'", "timestamp_ms = 'x'", "timestamp_ms LIKE '1'", "tags.color > 'x'", "tags.color = red", "span.nope = 'x'", "span.name > 'x'", "span.content = 'x'",
+            return self.pick(["nope = 'x'", "nope.x = 'y'", "trace.status > 'x'", "execution_time = 'x'", "timestamp_ms LIKE '1'", "tags.color > 'x'", "tags.color = red", "span.nope = 'x'", "span.name > 'x'", "span.content = 'x'",
                               "feedback.good > 'x'", "feedback.good = 3", "status = 'OK", "name IN ()", "trace.text = 'x'", "attributes.nope = 'x'", "metadata.m = 1", "x", "status IN 'OK'", "timestamp_ms IN (1)", "name IN ('root')",
                               "span.attributes.k > 1", "issue.id > 'x'", "tags.color IN ('red')", "execution_time IS NULL", "status = 'OK' OR status = 'ERROR'"])  # fmt: skip
         op = self.pick(["=", "!=", "LIKE", "ILIKE", "RLIKE"])
@@ -268,7 +268,7 @@ class Traces:
             body["filter"] = self.joined([self.trace_clause() for _ in range(self.random.randint(1, 2))])
         if self.chance(0.5):
             body["order_by"] = self.orders(
-                ["timestamp_ms", "timestamp", "execution_time", "status", "request_id", "name", "attributes.timestamp_ms", "trace.status", "tags.color", "metadata.`m.x`", "end_time"],
+                ["timestamp_ms", "timestamp", "execution_time", "status", "request_id", "name", "attributes.timestamp_ms", "trace.status", "tags.color", "metadata.`m.x`"],
                 ["nope", "span.name", "client_request_id", ""],
             )  # fmt: skip
         if self.chance(0.7):
@@ -318,7 +318,7 @@ class Traces:
             lambda: Call("POST", "/v1/traces", raw=b"x", headers=headers | {"Content-Encoding": self.pick(["gzip", "br", "deflate"])}),
             lambda: Call("POST", V3 + "traces", {}),
             lambda: Call("POST", V3 + "traces", {"trace": {}}),
-            lambda: Call("POST", V3 + "traces", {"trace": {"trace_info": self.trace_info("tr-" + "e" * 32) | {"trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "999999999"}}}}}),
+            lambda: Call("POST", V3 + "traces", {"trace": {"trace_info": self.trace_info(self.new_trace()) | {"trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "999999999"}}}}}),
             lambda: Call("POST", V3 + "traces/search", {}),
             lambda: Call("POST", V3 + "traces/search", {"locations": []}),
             lambda: Call("POST", V3 + "traces/search", {"locations": self.locations(), "page_token": "!!"}),
