@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -89,7 +90,17 @@ func (c *client) send(method, path string, body []byte) ([]byte, error) {
 	return c.sendAs(method, path, body, header)
 }
 
+// sendAs sends a request with headers; once more if the server has closed the
+// connection that was idle, as some do after some seconds.
 func (c *client) sendAs(method, path string, body []byte, header http.Header) ([]byte, error) {
+	b, err := c.once(method, path, body, header)
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		b, err = c.once(method, path, body, header)
+	}
+	return b, err
+}
+
+func (c *client) once(method, path string, body []byte, header http.Header) ([]byte, error) {
 	req, err := http.NewRequest(method, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err

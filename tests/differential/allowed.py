@@ -83,16 +83,20 @@ ALLOWED = [
         call="experiments/create", where="^message$", theirs="artifact_location|'artifact_location'", ours="^artifact_location cannot be specified|^Invalid value", scrap=True,
     ),
     Allowed(
-        "MLflow's own artefact store has no spans of a trace whose spans never came; here the trace has none.",
-        call="traces/(get|batchGet)$", where="^status$", theirs="^500 INTERNAL_ERROR Trace data not stored in tracking store", ours="^200",
-    ),
-    Allowed(
         "MLflow fails in itself over an update of an assessment's validity alone.",
         call="^PATCH .*/assessments/", where="^status$", theirs="^500 <!doctype", ours="^200",
     ),
     Allowed(
-        "Traces' times and durations that are compared with a text: MLflow finds none, all its other searches refuse it.",
-        call="traces/(search|calculate)", where="^status$", theirs="^200", ours="^400 INVALID_PARAMETER_VALUE Expected numeric value",
+        "Of two things that are missing, a trace and its tag, each server names one.",
+        call="^DELETE .*/traces/.*/tags$", where="^message$", theirs="^Trace with ID '.*' not found", ours="^No trace tag with key",
+    ),
+    Allowed(
+        "Of two mistakes in a filter of traces, a comparator and a value, each server names one.",
+        call="traces/(search|calculate)", where="^message$", theirs="^Invalid comparator", ours="^Expected numeric value",
+    ),
+    Allowed(
+        "MLflow finds in two ways that a trace which is to be tagged is not there, by the tag's key; here it is one.",
+        call="^PATCH .*/traces/.*/tags$", where="^status$", theirs="^404 RESOURCE_DOES_NOT_EXIST Trace with ID", ours="^400 BAD_REQUEST Trace with ID",
     ),
     Allowed(
         "MLflow without a login knows no user; here the version says who registered it.",
@@ -125,7 +129,7 @@ ALLOWED = [
     ),
     Allowed(
         "Of two mistakes in one search, one in its filter and one in its order or page token, each server names one.",
-        call="search", where="^message$", theirs="^Invalid (attribute key|order|comparator|page)", ours="^Invalid (comparator|page|attribute key)",
+        call="search", where="^message$", theirs="^Invalid (attribute key|order|comparator|page)", ours="^Invalid (comparator|page|order|attribute key|value for max_results)",
     ),
     Allowed(
         "A form's media type on a PATCH makes MLflow drop the body and answer {}; here the body is read as the JSON it is.",

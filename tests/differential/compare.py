@@ -192,6 +192,8 @@ class Pair:
             if field in UNORDERED or field == "model_versions" and latest:
                 items.sort(key=canonical)
             return items
+        if isinstance(value, float) and field.startswith("npmi"):
+            return round(value, 12)  # of logarithms
         if isinstance(value, float) and math.isnan(value):
             return "nan"
         if field in TIMES and isinstance(value, int):

@@ -31,7 +31,7 @@ LONG = "k" * 251
 # LAPIS_THEMES="traces search" tells of these alone.
 THEMES = os.environ.get("LAPIS_THEMES", "").split() or [
     "tracking", "tracking", "search", "search", "history", "models", "registry", "registry", "artifacts",
-    "evaluation", "bad", "all",
+    "traces", "traces", "evaluation", "bad", "all",
 ]  # fmt: skip
 
 
