@@ -212,7 +212,7 @@ def test_traces_come_back_with_their_spans(client, experiment):
         assert len(mlflow.search_traces(filter_string=text, **where)) == found, text
     assert client.delete_traces(experiment.experiment_id, trace_ids=[trace]) == 1
     assert len(mlflow.search_traces(**where)) == 2
-    with pytest.raises(MlflowException, match="not found"):
+    with pytest.raises(MlflowException, match="No trace tag"):
         client.delete_trace_tag(trace, "z")
 
 
