@@ -343,8 +343,9 @@ func (i *Import) one(ctx context.Context, e Experiment, id string, more []Metric
 		return err
 	}
 	mark := markOf(r, more)
+	have := mark
 	if i.Again {
-		mark += "-again"
+		have += "-again" // nothing here is as good as that
 	}
 	from := Folder{URI: r.Info.Artifact, Run: r.Info.ID, dir: r.dir}
 	files, fileErr := i.files(ctx, from)
@@ -353,7 +354,7 @@ func (i *Import) one(ctx context.Context, e Experiment, id string, more []Metric
 	if fault.Is(fileErr, fault.Missing) && elsewhere(r.Info.Artifact) {
 		sent.Info.Artifact = r.Info.Artifact // clients read them there
 	}
-	begin := map[string]any{"run": sent, "mark": mark}
+	begin := map[string]any{"run": sent, "mark": have}
 	var reply struct {
 		State    string
 		Artifact string `json:"artifact_uri"`
@@ -365,7 +366,7 @@ func (i *Import) one(ctx context.Context, e Experiment, id string, more []Metric
 	switch {
 	case reply.State == "taken":
 		return fault.Conflicts("a run of this id is here already that was not imported")
-	case reply.State == "done" && !i.Again:
+	case reply.State == "done":
 		i.count(func(r *Report) { r.Runs.Present++ })
 		return nil
 	}
