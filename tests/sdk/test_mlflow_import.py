@@ -112,7 +112,8 @@ mlflow.set_registry_uri(uri)
 c = MlflowClient()
 
 def number(v):
-    """A store of files keeps infinities; databases and servers have the largest number for them, and each point once."""
+    """A store of files keeps infinities; databases and servers have the largest number for them, and each point
+    once. Of models they keep what is no number as zero."""
     return str(max(min(v, sys.float_info.max), -sys.float_info.max)) if v == v else "nan"
 
 def folder(list_at, path=None):
@@ -144,7 +145,7 @@ for e in experiments:
         continue
     for m in mlflow.search_logged_models(experiment_ids=[e.experiment_id], output_format="list"):
         seen["models"][m.model_id] = [m.name, m.status, m.source_run_id, m.params, m.tags, m.creation_timestamp,
-            sorted([x.key, x.value, x.step, x.timestamp, x.run_id, x.dataset_name, x.dataset_digest] for x in m.metrics or [])]
+            sorted([x.key, x.value if x.value == x.value else 0.0, x.step, x.timestamp, x.run_id, x.dataset_name, x.dataset_digest] for x in m.metrics or [])]
     for t in mlflow.search_traces(locations=[e.experiment_id], return_type="list"):
         own = {k: v for k, v in t.info.tags.items() if k not in ("mlflow.artifactLocation", "mlflow.trace.spansLocation")}
         spans = [[s.name, s.span_id, s.parent_id, s.start_time_ns, s.end_time_ns, s.inputs, s.outputs, str(s.status.status_code), s.attributes,
