@@ -99,6 +99,10 @@ ALLOWED = [
         call="^PATCH .*/traces/.*/tags$", where="^status$", theirs="^404 RESOURCE_DOES_NOT_EXIST Trace with ID", ours="^400 BAD_REQUEST Trace with ID",
     ),
     Allowed(
+        "A run without an experiment: in a workspace MLflow looks for experiment 0; here the message says what is missing.",
+        call="runs/create", where="^status$", theirs="^404 .*No Experiment with id=0 exists", ours="^400 BAD_REQUEST Missing value", scrap=True,
+    ),
+    Allowed(
         "MLflow without a login knows no user; here the version says who registered it.",
         call="(registered-models|model-versions)/", where=r"user_id$", theirs="^None$",
     ),
