@@ -136,10 +136,6 @@ ALLOWED = [
         call="search", where="^message$", theirs="^Invalid (attribute key|order|comparator|page)", ours="^Invalid (comparator|page|order|attribute key|value for max_results)",
     ),
     Allowed(
-        "A form's media type on a PATCH makes MLflow drop the body and answer {}; here the body is read as the JSON it is.",
-        call="^PATCH .*logged-models", where="^.model$", theirs="^None$", scrap=True,
-    ),
-    Allowed(
         "MLflow fails with INTERNAL_ERROR when two keys to order by are the same; here the second changes nothing.",
         call="search", where="^status$", theirs="^500 INTERNAL_ERROR `order_by` contains duplicate", ours="^200",
     ),
@@ -194,10 +190,6 @@ ALLOWED = [
     Allowed(
         "A range outside the file: here an error says how long the file is.",
         call="mlflow-artifacts/artifacts/", where="^(content-type|)$", theirs="^(text/plain|application/octet-stream|)$", ours="outside the artifact|application/json",
-    ),
-    Allowed(
-        "A file named .json is JSON; it is sent as an attachment and never shown by a browser.",
-        call=r"artifacts/.*\.json$", where="^content-type$", theirs="^text/plain$", ours="^application/json$",
     ),
     Allowed(
         "Of a wrong stage and a wrong version each server names one.",
