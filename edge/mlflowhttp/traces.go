@@ -481,11 +481,12 @@ func (s *Server) updateAssessment(c *call) error {
 	var names []string
 	for name := range strings.SplitSeq(mask, ",") {
 		name = strings.TrimSpace(name)
-		switch name {
-		case "assessmentName":
+		if strings.Contains(name, "_") {
+			names = nil // a mask names fields as protobuf's JSON does, or none
+			break
+		}
+		if name == "assessmentName" {
 			name = "assessment_name"
-		case "assessment_name":
-			name = "" // a mask names fields in protobuf's JSON alone
 		}
 		if name != "" && !slices.Contains(names, name) {
 			names = append(names, name)

@@ -292,8 +292,8 @@ func (i *Info) measure(metric string, add func(at int64, v float64, session stri
 	case "trace_count":
 		add(i.Start, 1, "", dimension)
 	case "session_count":
-		if session := i.Metadata[MetaSession]; session != "" {
-			add(i.Start, 0, session, dimension)
+		if session, ok := i.Metadata[MetaSession]; ok {
+			add(i.Start, 0, "session "+session, dimension) // a session without a name is one
 		}
 	case "latency":
 		if i.Duration >= 0 {
