@@ -106,7 +106,7 @@ class Traces:
             if parent:
                 span["parentSpanId"] = parent
             if self.chance(0.6):
-                span["attributes"].append(self.attribute("mlflow.spanType", self.pick(['"LLM"', '"TOOL"', '"CHAIN"'])))
+                span["attributes"].append(self.attribute("mlflow.spanType", self.pick(["LLM", "TOOL", "CHAIN"])))
             if self.chance(0.6):
                 span["attributes"].append(self.attribute("k", self.pick([1, 2.5, True, "v", '"v"', "it's"])))
             if self.chance(0.4):
