@@ -15,19 +15,21 @@ import (
 )
 
 // Create makes what the document describes, on the server. A job that exists is
-// a Conflict: the server would take its PUT and not run it again.
+// sent again, so that a script that is run again does no harm: what describes it
+// changes, and it does not run a second time. Existed says so.
 func (c *Client) Create(ctx context.Context, d *spec.Document, noun string, o spec.Options) (spec.Result, error) {
 	o.Target = c.Target
+	existed := false
 	if name := d.Name(); noun == "job" && name != "" {
 		_, err := c.Get(ctx, c.Path("jobs", name))
-		if err == nil {
-			return spec.Result{}, fault.Conflicts("The job %q exists, and a job runs once. Choose another name; `lapis job update` changes what describes one.", name)
-		}
-		if !fault.Is(err, fault.Missing) {
+		if err != nil && !fault.Is(err, fault.Missing) {
 			return spec.Result{}, err
 		}
+		existed = err == nil
 	}
-	return spec.Create(ctx, d, noun, o, &world{c})
+	r, err := spec.Create(ctx, d, noun, o, &world{c})
+	r.Existed = existed
+	return r, err
 }
 
 // world is a spec.World whose answers are the server's.

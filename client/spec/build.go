@@ -39,8 +39,9 @@ type Options struct {
 
 // Result is what came of a file.
 type Result struct {
-	Path  string          // the resource's id
-	Reply json.RawMessage // what the server answered
+	Path    string          // the resource's id
+	Reply   json.RawMessage // what the server answered
+	Existed bool            // a job of that name was there before; it does not run again
 }
 
 // Create checks the document as a file of the noun and sends its requests to

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -186,6 +187,9 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 			return err
 		}
 		s.progress.clear()
+		if r.Existed {
+			fmt.Fprintf(cmd.ErrOrStderr(), "The job %q was there already, and a job runs once. To run this file again, give it another name.\n", path.Base(r.Path))
+		}
 		if done != nil {
 			return done(cmd, s, r)
 		}
