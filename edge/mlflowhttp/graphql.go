@@ -91,7 +91,7 @@ func (s *Server) execute(c *call, query, name string, variables map[string]any) 
 			return nil, []string{err.Error()}
 		}
 	}
-	for _, e := range validator.Validate(schema(), doc) {
+	for _, e := range validator.ValidateWithRules(schema(), doc, nil) {
 		errs = append(errs, said(e))
 	}
 	if len(errs) > 0 {
@@ -146,11 +146,11 @@ func bounded(doc *ast.QueryDocument, set ast.SelectionSet) error {
 	var visit func(set ast.SelectionSet, depth, spreads int) (aliases int, err error)
 	visit = func(set ast.SelectionSet, depth, spreads int) (aliases int, err error) {
 		if depth > maxDepth {
-			return 0, fmt.Errorf("Query exceeds maximum depth of %d", maxDepth)
+			return 0, fault.Invalid("Query exceeds maximum depth of %d", maxDepth)
 		}
 		for _, sel := range set {
 			if total++; total > maxSelections || spreads > maxSelections {
-				return 0, fmt.Errorf("Query exceeds maximum total selections of %d", maxSelections)
+				return 0, fault.Invalid("Query exceeds maximum total selections of %d", maxSelections)
 			}
 			var more int
 			switch sel := sel.(type) {
@@ -175,7 +175,7 @@ func bounded(doc *ast.QueryDocument, set ast.SelectionSet) error {
 				return 0, err
 			}
 			if aliases += more; aliases > maxAliases {
-				return 0, fmt.Errorf("GraphQL queries should have at most %d aliases, got %d aliases.", maxAliases, aliases)
+				return 0, fault.Invalid("GraphQL queries should have at most %d aliases, got %d aliases.", maxAliases, aliases)
 			}
 		}
 		return aliases, nil
@@ -184,7 +184,7 @@ func bounded(doc *ast.QueryDocument, set ast.SelectionSet) error {
 		return err
 	}
 	if names > maxRoots {
-		return fmt.Errorf("GraphQL queries should have at most %d root fields, got %d root fields.", maxRoots, names)
+		return fault.Invalid("GraphQL queries should have at most %d root fields, got %d root fields.", maxRoots, names)
 	}
 	return nil
 }
