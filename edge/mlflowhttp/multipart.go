@@ -204,25 +204,9 @@ func (s *Server) noPresignedUpload(c *call) error {
 	if c.err != nil {
 		return c.err
 	}
-	if (run == "") == (model == "") {
-		return invalid("Exactly one of run_id and model_id must be provided.")
-	}
-	if err := checkPath(p); err != nil {
+	root, err := s.artifactRoot(c, run, model, p)
+	if err != nil {
 		return err
-	}
-	root := ""
-	if run != "" {
-		d, err := s.Tracking.Run(c.ctx(), c.workspace, run)
-		if err != nil {
-			return err
-		}
-		root = d.Artifact
-	} else {
-		m, err := s.Tracking.Model(c.ctx(), c.workspace, model, false)
-		if err != nil {
-			return err
-		}
-		root = m.Artifact
 	}
 	scheme, _, _ := strings.Cut(root, ":")
 	return invalid("Presigned upload is not supported for proxied artifact storage (artifact URI scheme: %s). "+

@@ -331,13 +331,14 @@ func (s *Server) getTraces(c *call) error {
 	return c.reply(&o)
 }
 
-func (c *call) replyTraceInfos(found []*trace.Info, key, next string) error {
+// replyTraces answers a list of traces, in the form that write gives them.
+func (c *call) replyTraces(found []*trace.Info, key, next string, write func(*out, string, *trace.Info)) error {
 	var o out
 	o.open()
 	if len(found) > 0 {
 		o.list(key)
 		for _, i := range found {
-			o.traceInfo("", i)
+			write(&o, "", i)
 		}
 		o.closeList()
 	}
@@ -351,7 +352,7 @@ func (s *Server) getTraceInfos(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.replyTraceInfos(found, "trace_infos", "")
+	return c.replyTraces(found, "trace_infos", "", (*out).traceInfo)
 }
 
 // pageOfTraces reads how many traces a page has.
@@ -387,7 +388,7 @@ func (s *Server) searchTraces(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.replyTraceInfos(found, "traces", next)
+	return c.replyTraces(found, "traces", next, (*out).traceInfo)
 }
 
 func (s *Server) deleteTraces(c *call) error {

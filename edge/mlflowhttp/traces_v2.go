@@ -140,18 +140,7 @@ func (s *Server) searchOldTraces(c *call) error {
 	if err != nil {
 		return err
 	}
-	var o out
-	o.open()
-	if len(found) > 0 {
-		o.list("traces")
-		for _, i := range found {
-			o.oldTrace("", i)
-		}
-		o.closeList()
-	}
-	o.some("next_page_token", next)
-	o.close()
-	return c.reply(&o)
+	return c.replyTraces(found, "traces", next, (*out).oldTrace)
 }
 
 // getTraceArtifact answers the spans of a trace as the file that MLflow's pages

@@ -19,30 +19,34 @@ import (
 // until the end.
 const maxZipped = 100_000
 
+// artifactRoot is where the artefacts of a run or of a logged model lie, one of
+// which is named, with a path below it that must be one.
+func (s *Server) artifactRoot(c *call, run, model, path string) (string, error) {
+	if (run == "") == (model == "") {
+		return "", invalid("Exactly one of run_id and model_id must be provided.")
+	}
+	if err := checkPath(path); err != nil {
+		return "", err
+	}
+	if run != "" {
+		d, err := s.Tracking.Run(c.ctx(), c.workspace, run)
+		if err != nil {
+			return "", err
+		}
+		return d.Artifact, nil
+	}
+	m, err := s.Tracking.Model(c.ctx(), c.workspace, model, false)
+	return m.Artifact, err
+}
+
 // zipArtifacts answers a folder of a run's or model's artefacts as one zip
 // file, which is made while it is sent. Its names are relative to the folder.
 func (s *Server) zipArtifacts(c *call) error {
 	q := c.r.URL.Query()
 	run, model, p := q.Get("run_id"), q.Get("model_id"), strings.Trim(q.Get("path"), "/")
-	if (run == "") == (model == "") {
-		return invalid("Exactly one of run_id and model_id must be provided.")
-	}
-	if err := checkPath(q.Get("path")); err != nil {
+	root, err := s.artifactRoot(c, run, model, q.Get("path"))
+	if err != nil {
 		return err
-	}
-	root := ""
-	if run != "" {
-		d, err := s.Tracking.Run(c.ctx(), c.workspace, run)
-		if err != nil {
-			return err
-		}
-		root = d.Artifact
-	} else {
-		m, err := s.Tracking.Model(c.ctx(), c.workspace, model, false)
-		if err != nil {
-			return err
-		}
-		root = m.Artifact
 	}
 	base, err := proxied(root)
 	if err != nil {

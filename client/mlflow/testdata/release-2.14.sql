@@ -9,8 +9,8 @@ CREATE TABLE experiments (
 	CONSTRAINT experiments_lifecycle_stage CHECK (lifecycle_stage IN ('active', 'deleted')), 
 	UNIQUE (name)
 );
-INSERT INTO experiments VALUES(0,'Default','/work/old/mlruns/0','active',1795277577403,1795277577403);
-INSERT INTO experiments VALUES(1,'older','/work/old/mlruns/1','active',1795277577487,1795277577487);
+INSERT INTO experiments VALUES(0,'Default','/home/ann/mlruns/0','active',1795277577403,1795277577403);
+INSERT INTO experiments VALUES(1,'older','/home/ann/mlruns/1','active',1795277577487,1795277577487);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS "tags" (
 	CONSTRAINT tag_pk PRIMARY KEY ("key", run_uuid), 
 	FOREIGN KEY(run_uuid) REFERENCES runs (run_uuid)
 );
-INSERT INTO tags VALUES('mlflow.user','root','2dfe1c1a77014984a1559bef29db0e0b');
+INSERT INTO tags VALUES('mlflow.user','ann','2dfe1c1a77014984a1559bef29db0e0b');
 INSERT INTO tags VALUES('mlflow.source.name','../fill2.py','2dfe1c1a77014984a1559bef29db0e0b');
 INSERT INTO tags VALUES('mlflow.source.type','LOCAL','2dfe1c1a77014984a1559bef29db0e0b');
 INSERT INTO tags VALUES('a','b','2dfe1c1a77014984a1559bef29db0e0b');
@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS "runs" (
 	FOREIGN KEY(experiment_id) REFERENCES experiments (experiment_id), 
 	CHECK (status IN ('SCHEDULED', 'FAILED', 'FINISHED', 'RUNNING', 'KILLED'))
 );
-INSERT INTO runs VALUES('2dfe1c1a77014984a1559bef29db0e0b','r2','UNKNOWN','','','root','FINISHED',1795277578458,1795277578913,'','active','/work/old/mlruns/1/2dfe1c1a77014984a1559bef29db0e0b/artifacts',1,NULL);
+INSERT INTO runs VALUES('2dfe1c1a77014984a1559bef29db0e0b','r2','UNKNOWN','','','ann','FINISHED',1795277578458,1795277578913,'','active','/home/ann/mlruns/1/2dfe1c1a77014984a1559bef29db0e0b/artifacts',1,NULL);
 CREATE TABLE registered_model_tags (
 	"key" VARCHAR(250) NOT NULL, 
 	value VARCHAR(5000), 
@@ -98,7 +98,7 @@ CREATE TABLE IF NOT EXISTS "model_versions" (
 	CONSTRAINT model_version_pk PRIMARY KEY (name, version), 
 	FOREIGN KEY(name) REFERENCES registered_models (name) ON UPDATE CASCADE
 );
-INSERT INTO model_versions VALUES('m2',1,1795277579074,1795277579074,NULL,NULL,'None','/work/old/mlruns/1/2dfe1c1a77014984a1559bef29db0e0b/artifacts/d','2dfe1c1a77014984a1559bef29db0e0b','READY',NULL,NULL,'/work/old/mlruns/1/2dfe1c1a77014984a1559bef29db0e0b/artifacts/d');
+INSERT INTO model_versions VALUES('m2',1,1795277579074,1795277579074,NULL,NULL,'None','/home/ann/mlruns/1/2dfe1c1a77014984a1559bef29db0e0b/artifacts/d','2dfe1c1a77014984a1559bef29db0e0b','READY',NULL,NULL,'/home/ann/mlruns/1/2dfe1c1a77014984a1559bef29db0e0b/artifacts/d');
 CREATE TABLE IF NOT EXISTS "latest_metrics" (
 	"key" VARCHAR(250) NOT NULL, 
 	value FLOAT NOT NULL, 
@@ -238,7 +238,7 @@ CREATE TABLE IF NOT EXISTS "trace_tags" (
 INSERT INTO trace_tags VALUES('mlflow.source.name','../fill2.py','fe0047dc0dd94b46b6af87b4a26cfe2e');
 INSERT INTO trace_tags VALUES('mlflow.source.type','LOCAL','fe0047dc0dd94b46b6af87b4a26cfe2e');
 INSERT INTO trace_tags VALUES('mlflow.traceName','f','fe0047dc0dd94b46b6af87b4a26cfe2e');
-INSERT INTO trace_tags VALUES('mlflow.artifactLocation','/work/old/mlruns/1/traces/fe0047dc0dd94b46b6af87b4a26cfe2e/artifacts','fe0047dc0dd94b46b6af87b4a26cfe2e');
+INSERT INTO trace_tags VALUES('mlflow.artifactLocation','/home/ann/mlruns/1/traces/fe0047dc0dd94b46b6af87b4a26cfe2e/artifacts','fe0047dc0dd94b46b6af87b4a26cfe2e');
 CREATE TABLE IF NOT EXISTS "trace_request_metadata" (
 	"key" VARCHAR(250) NOT NULL, 
 	value VARCHAR(8000), 
