@@ -22,8 +22,9 @@ const (
 	// A run's log is folded when it has this much, or has rested this long.
 	// Until then each read of the run's metrics reads the log as well.
 	foldRows  = 512
-	foldBytes = 1 << 20
+	foldBytes = 256 << 10
 	foldRest  = 2 * time.Second
+	foldEvery = 100 * time.Millisecond
 )
 
 // unfolded knows which runs have points in the log.
@@ -100,7 +101,7 @@ func (t *Tracking) Fold(ctx context.Context) error {
 	var warm sync.WaitGroup
 	defer warm.Wait()
 	warm.Go(func() { _ = t.Warm(ctx) }) // else the first search does it, and says what is wrong
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(foldEvery)
 	defer tick.Stop()
 	for {
 		select {

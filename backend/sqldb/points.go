@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"sort"
 	"strings"
 
 	"lapis/ml/tracking"
@@ -153,11 +152,22 @@ func same(a, b tracking.Point) bool {
 	return a.Step == b.Step && a.Time == b.Time && (a.Value == b.Value || a.Value != a.Value && b.Value != b.Value)
 }
 
-// tidy sorts points and drops what is there twice.
+// tidy sorts points and drops what is there twice. Most come in order.
 func tidy(p []tracking.Point) []tracking.Point {
-	less := func(i, j int) bool { return before(p[i], p[j]) }
-	if !sort.SliceIsSorted(p, less) {
-		sort.Slice(p, less)
+	for i := 1; i < len(p); i++ {
+		if p[i-1].Step < p[i].Step || before(p[i-1], p[i]) {
+			continue
+		}
+		slices.SortFunc(p, func(a, b tracking.Point) int {
+			switch {
+			case before(a, b):
+				return -1
+			case before(b, a):
+				return 1
+			}
+			return 0
+		})
+		return slices.CompactFunc(p, same)
 	}
-	return slices.CompactFunc(p, same)
+	return p
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"lapis/edge"
@@ -223,6 +224,43 @@ func (t tokenFiles) Find(id string) (identity.LongToken, error) {
 		return out, err
 	}
 	return out, json.Unmarshal(b, &out)
+}
+
+// heldTokens are the token files as the server reads them: each once. That a
+// file is still there, and the same, is looked up at most lookAgain later, so that
+// a token that another process revokes ends with that.
+type heldTokens struct {
+	tokenFiles
+	held sync.Map // id → heldToken
+}
+
+type heldToken struct {
+	identity.LongToken
+	written, looked time.Time
+}
+
+// lookAgain is for how long a server takes a token that is revoked.
+const lookAgain = 50 * time.Millisecond
+
+func (t *heldTokens) Find(id string) (identity.LongToken, error) {
+	now := time.Now()
+	held, known := t.held.Load(id)
+	h, _ := held.(heldToken)
+	if known && now.Sub(h.looked) < lookAgain {
+		return h.LongToken, nil
+	}
+	st, err := os.Stat(t.f.path("keys", tokenDir, id))
+	if err != nil {
+		t.held.Delete(id)
+		return t.tokenFiles.Find(id) // says what is wrong
+	}
+	if !known || !h.written.Equal(st.ModTime()) {
+		if h.LongToken, err = t.tokenFiles.Find(id); err != nil {
+			return h.LongToken, err
+		}
+	}
+	t.held.Store(id, heldToken{h.LongToken, st.ModTime(), now})
+	return h.LongToken, nil
 }
 
 func (t tokenFiles) put(token identity.LongToken) error {

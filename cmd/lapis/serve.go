@@ -116,7 +116,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		return nil, err
 	}
 	v.issuer = identity.NewIssuer(identity.IssuerConfig{
-		Key: v.keys.signing, Tenant: v.who.Tenant, Trusted: v.origins.Issuer, Long: tokenFiles{f},
+		Key: v.keys.signing, Tenant: v.who.Tenant, Trusted: v.origins.Issuer, Long: &heldTokens{tokenFiles: tokenFiles{f}},
 		Jobs: func(workspace, job string) (time.Time, error) { return v.jobState(workspace, job) },
 	})
 	v.auth = &edge.Authenticator{Issuer: v.issuer, Origins: v.origins}

@@ -79,6 +79,9 @@ func tokenCommand() *cobra.Command {
 				if err := tokens.revoke(t.ID); err != nil && !fault.Is(err, fault.Missing) {
 					return err
 				}
+			}
+			time.Sleep(lookAgain) // then no server takes them
+			for _, t := range chosen {
 				fmt.Fprintf(cmd.OutOrStdout(), "Revoked %.12s.\n", t.ID)
 			}
 			return nil
