@@ -57,8 +57,8 @@ func note(ctx context.Context, p identity.Principal) {
 var tracked = pattern.New(`/mlflow/(runs/(log-|set-tag|search)|traces|metrics)|/v1/traces`)
 
 // logAccess writes one line. Reads that went well are at debug level, and so is
-// what scripts log: a client that follows a job makes hundreds. Queries are left out, they may hold
-// signatures.
+// what scripts log: a client that follows a job makes hundreds. Queries are left
+// out, they may hold signatures.
 func logAccess(log *slog.Logger, r *http.Request, rec *recorder, caller *identity.Principal, took time.Duration) {
 	level := slog.LevelInfo
 	switch {

@@ -389,7 +389,6 @@ func (d *Dispatcher) demand(ctx context.Context, r tracking.Run) (demand, bool) 
 
 // read reads what a job needs. What keeps it from ever starting is its flaw: one
 // that runs already can do without.
-
 func (d *Dispatcher) read(ctx context.Context, r tracking.Run) (demand, error) {
 	w := demand{id: TaskID(r.Workspace, r.ID), run: r}
 	flawed := func(err error) (demand, error) {

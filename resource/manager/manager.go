@@ -225,6 +225,22 @@ func (m *Manager) parent(ctx context.Context, id resource.ID) error {
 	return nil
 }
 
+// existing is the stored resource that a request changes: it must be there, be
+// what the request's conditions say, and not be on its way out.
+func (m *Manager) existing(ctx context.Context, t *resource.Type, req Request) (*resource.Resource, error) {
+	old, err := m.stored(ctx, t, req.ID)
+	if err != nil {
+		return nil, err
+	}
+	if old == nil {
+		return nil, m.absent(ctx, t, req.ID)
+	}
+	if err := condition(req, old); err != nil {
+		return nil, err
+	}
+	return old, settled(t, old)
+}
+
 // absent is the fault that a resource, or what it lies in, is not there.
 func (m *Manager) absent(ctx context.Context, t *resource.Type, id resource.ID) error {
 	if err := m.parent(ctx, id); err != nil {

@@ -36,17 +36,8 @@ func (m *Manager) move(ctx context.Context, req Request, to resource.ID) (Reply,
 	if err := m.access.Check(ctx, req.Caller, t.Name+"/write", to); err != nil {
 		return Reply{}, err
 	}
-	old, err := m.stored(ctx, t, req.ID)
+	old, err := m.existing(ctx, t, req)
 	if err != nil {
-		return Reply{}, err
-	}
-	if old == nil {
-		return Reply{}, m.absent(ctx, t, req.ID)
-	}
-	if err := condition(req, old); err != nil {
-		return Reply{}, err
-	}
-	if err := settled(t, old); err != nil {
 		return Reply{}, err
 	}
 	if taken, err := m.stored(ctx, t, to); err != nil {

@@ -22,17 +22,8 @@ func (m *Manager) Patch(ctx context.Context, req Request) (Reply, error) {
 		if err := m.access.Check(ctx, req.Caller, t.Name+"/write", req.ID); err != nil {
 			return Reply{}, err
 		}
-		old, err := m.stored(ctx, t, req.ID)
+		old, err := m.existing(ctx, t, req)
 		if err != nil {
-			return Reply{}, err
-		}
-		if old == nil {
-			return Reply{}, m.absent(ctx, t, req.ID)
-		}
-		if err := condition(req, old); err != nil {
-			return Reply{}, err
-		}
-		if err := settled(t, old); err != nil {
 			return Reply{}, err
 		}
 		c, err := m.patched(old, req)
