@@ -155,6 +155,7 @@ type Activity struct {
 	Resource    ID
 	Result      string // Succeeded, Started, Failed
 	Correlation string // x-ms-correlation-request-id
+	Reason      string // of what the server did by itself: why, and on what evidence; "" if someone asked for it
 }
 
 // ErrChanged is what Commit answers when something is not as the batch expects.

@@ -9,14 +9,14 @@ import (
 )
 
 func addActivity(tx *Tx, a resource.Activity) error {
-	_, err := tx.Exec("INSERT INTO activities (at, scope, resource, caller, caller_id, action, result, correlation) VALUES (?,?,?,?,?,?,?,?)",
-		a.At.UnixMilli(), a.Resource.Key(), a.Resource.String(), a.Caller, a.CallerID, a.Action, a.Result, a.Correlation)
+	_, err := tx.Exec("INSERT INTO activities (at, scope, resource, caller, caller_id, action, result, correlation, reason) VALUES (?,?,?,?,?,?,?,?,?)",
+		a.At.UnixMilli(), a.Resource.Key(), a.Resource.String(), a.Caller, a.CallerID, a.Action, a.Result, a.Correlation, a.Reason)
 	return err
 }
 
 // Activities implements resource.Store.
 func (s *Resources) Activities(ctx context.Context, scope resource.ID, before time.Time, limit int) ([]resource.Activity, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT at, resource, caller, caller_id, action, result, correlation FROM activities
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT at, resource, caller, caller_id, action, result, correlation, reason FROM activities
 		WHERE at < ? AND (scope = ? OR (scope > ? AND scope < ?)) ORDER BY at DESC, rowid DESC LIMIT ?`,
 		before.UnixMilli(), scope.Key(), scope.Key()+"/", scope.Key()+"0", limit)
 	if err != nil {
@@ -28,7 +28,7 @@ func (s *Resources) Activities(ctx context.Context, scope resource.ID, before ti
 		var a resource.Activity
 		var at int64
 		var id string
-		if err := rows.Scan(&at, &id, &a.Caller, &a.CallerID, &a.Action, &a.Result, &a.Correlation); err != nil {
+		if err := rows.Scan(&at, &id, &a.Caller, &a.CallerID, &a.Action, &a.Result, &a.Correlation, &a.Reason); err != nil {
 			return nil, err
 		}
 		a.At = time.UnixMilli(at).UTC()

@@ -732,7 +732,7 @@ func activities(t *testing.T, s Subject) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for i, name := range []string{"a", "b", "a", "c"} {
 		entry := resource.Activity{At: at.Add(time.Duration(i/2) * time.Second), Caller: "eve", CallerID: "id", Action: fmt.Sprint("do", i),
-			Resource: thing(t, name).ID, Result: "Succeeded", Correlation: "corr"}
+			Resource: thing(t, name).ID, Result: "Succeeded", Correlation: "corr", Reason: "because"}
 		if _, err := s.Store.Commit(t.Context(), resource.Batch{Activities: []resource.Activity{entry}}); err != nil {
 			t.Fatal(err)
 		}
@@ -757,7 +757,7 @@ func activities(t *testing.T, s Subject) {
 		var got []string
 		for _, a := range list {
 			got = append(got, a.Action)
-			if a.Caller != "eve" || a.CallerID != "id" || a.Result != "Succeeded" || a.Correlation != "corr" || a.At.IsZero() {
+			if a.Caller != "eve" || a.CallerID != "id" || a.Result != "Succeeded" || a.Correlation != "corr" || a.Reason != "because" || a.At.IsZero() {
 				t.Errorf("%+v", a)
 			}
 		}
