@@ -34,6 +34,12 @@ var rules = []rule{
 		because: "processes that score speak it too, and need nothing else of the platform",
 	},
 	{
+		from:    []string{"host", "native/..."},
+		never:   []string{"ml/...", "resource/...", "edge/...", "backend/...", "client/...", "cmd/..."},
+		allowed: []string{"ml/serving"},
+		because: "what holds and scores models outlives the server, and needs nothing of it",
+	},
+	{
 		from:    []string{"resource/..."},
 		never:   []string{"ml/...", "edge/...", "backend/...", "client/...", "cmd/..."},
 		because: "the kernel must not learn nouns: a new type must need no change there",

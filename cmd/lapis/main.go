@@ -57,10 +57,13 @@ var commands = []struct {
 }
 
 func main() {
-	// A supervisor starts with every job: it does nothing that only the other
-	// commands need.
+	// A supervisor starts with every job, and a host with every deployment of a
+	// program: they do nothing that only the other commands need.
 	if len(os.Args) > 1 && os.Args[1] == "supervise" {
 		os.Exit(supervise())
+	}
+	if len(os.Args) > 1 && os.Args[1] == "host" {
+		os.Exit(hostProgram())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// After the first signal the default action is back, so that a second
