@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"lapis/fault"
@@ -34,6 +36,7 @@ func Front(next http.Handler, origins *Origins, log *slog.Logger) http.Handler {
 					WriteError(rec, fault.New(fault.Internal, "InternalServerError", "Internal error. The server's log has it under the request id %s.", RequestID(r.Context())))
 				}
 			}
+			served[min(rec.status/100, len(served)-1)].Add(1)
 			logAccess(log, r, rec, caller, time.Since(start))
 		}()
 		if err := origins.Check(r); err != nil {
@@ -42,6 +45,19 @@ func Front(next http.Handler, origins *Origins, log *slog.Logger) http.Handler {
 		}
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// served counts the requests that were answered, by the hundreds of the status.
+var served [6]atomic.Int64
+
+// Served is how many requests this process has answered, by class of status:
+// "2xx" → 17.
+func Served() map[string]int64 {
+	counts := map[string]int64{}
+	for i := 1; i < len(served); i++ {
+		counts[strconv.Itoa(i)+"xx"] = served[i].Load()
+	}
+	return counts
 }
 
 const callerKey contextKey = 1

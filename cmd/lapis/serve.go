@@ -29,6 +29,7 @@ import (
 	mlenvironment "lapis/ml/environment"
 	"lapis/ml/job"
 	"lapis/ml/model"
+	"lapis/ml/serving"
 	"lapis/ml/share"
 	"lapis/ml/trash"
 	"lapis/ml/webhook"
@@ -66,7 +67,8 @@ type server struct {
 	shared     *share.Service
 	workspaces *workspace.Service
 	courier    *courier.Courier
-	bundle     string // file with the authorities that jobs trust
+	gateway    serving.Gateway // nil: there is none
+	bundle     string          // file with the authorities that jobs trust
 
 	// openJobs counts the jobs that have not ended.
 	openJobs func(context.Context) (int, error)
@@ -211,12 +213,18 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	}
 	v.loops = append(v.loops, loop{"trash", bin.Run})
 
+	// What watches online endpoints.
+	watch, err := v.newWatch(resources)
+	if err != nil {
+		return nil, err
+	}
+
 	// The protocols, on one origin.
 	v.router = &edge.Router{}
 	login := loginhttp.New(v.origins, v.issuer, &principals{who: v.who, secret: adminSecret})
 	v.router.Login = login
 	v.router.Handle(login, loginhttp.Prefixes...)
-	arm := armhttp.New(v.manager, v.origins, log, v.routes()...)
+	arm := armhttp.New(v.manager, v.origins, log, append(v.routes(), watch.routes(v)...)...)
 	v.router.Handle(v.auth.Require(arm, nil), "subscriptions", "providers", "tenants")
 	v.router.Handle(v.auth.Require(arm.DataPlane(), nil), "mferp")
 	v.router.Handle(v.auth.Require(arm.Discovery(func(ctx context.Context, name string) (resource.Resource, error) {
@@ -233,6 +241,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.router.Handle(mlflow, "mlflow", "api", "ajax-api", "v1", "version", "health", "get-artifact", "model-versions", "graphql")
 	v.router.Blob = v.newBlobs(resources, blobs, sas)
 	v.router.Handle(http.HandlerFunc(v.healthz), "healthz")
+	v.router.Handle(watch.prometheus(v), "metrics")
 	v.handler = edge.Front(v.router, v.origins, log)
 
 	return v, v.seed(ctx)

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"lapis/edge/armhttp"
+	"lapis/edge/promhttp"
+	"lapis/ml/monitor"
+	"lapis/resource"
+)
+
+// watch is what looks at online endpoints and steers them: metrics, and what
+// follows from them.
+type watch struct {
+	monitor *monitor.Monitor
+}
+
+// newWatch makes what watches the gateway.
+func (v *server) newWatch(resources resource.Store) (*watch, error) {
+	m, err := monitor.New(monitor.Config{Gateway: v.gateway, Resources: resources, Dir: v.folder.path("metrics"), Log: v.log, Now: now})
+	if err != nil {
+		return nil, fmt.Errorf("open the metrics: %w", err)
+	}
+	v.loops = append(v.loops, loop{"metrics of endpoints", m.Run})
+	return &watch{monitor: m}, nil
+}
+
+// routes are the ARM paths of what watches.
+func (w *watch) routes(v *server) []armhttp.Route {
+	return armhttp.Metrics{Manager: v.manager, Monitor: w.monitor, Location: v.who.Location, Now: now}.Routes()
+}
+
+// prometheus answers /metrics.
+func (w *watch) prometheus(v *server) *promhttp.Server {
+	return promhttp.New(promhttp.Config{Gateway: v.gateway, Monitor: w.monitor, Auth: v.auth, Version: version(), Started: now(), Log: v.log,
+		Figures: func(ctx context.Context) (map[string]float64, error) {
+			jobs, err := v.openJobs(ctx)
+			if err != nil {
+				return nil, err
+			}
+			figures := map[string]float64{"lapis_jobs_open": float64(jobs)}
+			endpoints, err := monitor.Endpoints(ctx, v.manager.Store())
+			if err != nil {
+				return nil, err
+			}
+			deployments, err := monitor.Deployments(ctx, v.manager.Store())
+			if err != nil {
+				return nil, err
+			}
+			figures["lapis_online_endpoints"] = float64(len(endpoints))
+			figures["lapis_online_deployments"] = float64(len(deployments))
+			return figures, nil
+		}})
+}
