@@ -226,9 +226,9 @@ func AppendInt(data []byte, t Type, n int64) []byte {
 func (t *Tensor) AppendJSON(b []byte, i int) []byte {
 	switch t.Type {
 	case Float32:
-		return AppendNumber(b, float64(math.Float32frombits(binary.LittleEndian.Uint32(t.Data[4*i:]))), 32)
+		return AppendNumber(b, float64(math.Float32frombits(binary.LittleEndian.Uint32(t.Data[4*i:]))))
 	case Float64, Float16, BFloat16:
-		return AppendNumber(b, t.Float(i), 64)
+		return AppendNumber(b, t.Float(i))
 	case Bool:
 		return strconv.AppendBool(b, t.Data[i] != 0)
 	case Uint64:
@@ -242,7 +242,7 @@ func (t *Tensor) AppendJSON(b []byte, i int) []byte {
 }
 
 // AppendNumber appends a number as Python writes it: shortest, with a point.
-func AppendNumber(b []byte, f float64, bits int) []byte {
+func AppendNumber(b []byte, f float64) []byte {
 	switch {
 	case math.IsNaN(f):
 		return append(b, "NaN"...)
@@ -252,10 +252,10 @@ func AppendNumber(b []byte, f float64, bits int) []byte {
 		return append(b, "-Infinity"...)
 	}
 	if a := math.Abs(f); a != 0 && (a < 1e-4 || a >= 1e16) {
-		return strconv.AppendFloat(b, f, 'e', -1, bits)
+		return strconv.AppendFloat(b, f, 'e', -1, 64)
 	}
 	from := len(b)
-	b = strconv.AppendFloat(b, f, 'f', -1, bits)
+	b = strconv.AppendFloat(b, f, 'f', -1, 64)
 	for _, c := range b[from:] {
 		if c == '.' {
 			return b
