@@ -137,6 +137,28 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 // ours was given.
 var ownAccount = pattern.New(`^st[0-9a-f]{22}$`)
 
+// LocateCode finds out where a code version lies, by its ARM id. Code that lies
+// outside of this server is a fault.
+func LocateCode(ctx context.Context, store resource.Store, from resource.ID, codeID string) (Location, error) {
+	id, err := resource.ParseID(strings.TrimPrefix(codeID, "azureml:"))
+	if err != nil {
+		return Location{}, err
+	}
+	r, err := store.Get(ctx, id)
+	if err != nil {
+		return Location{}, err
+	}
+	p, err := resource.ParseDocument(r.Properties)
+	if err != nil {
+		return Location{}, err
+	}
+	at, err := Locate(ctx, store, from, p.Text("codeUri"))
+	if err == nil && at.URL != "" {
+		err = fault.Invalid("The code lies at %q, outside of this server; upload it.", at.URL).With("UserError")
+	}
+	return at, err
+}
+
 // inAccount is a path in a storage account that an address names, by the
 // account and the rest of its host. It is in a container of ours if the account
 // is the workspace's own or a datastore has the container, and elsewhere if not.

@@ -17,7 +17,6 @@ import (
 	"lapis/ml/job"
 	"lapis/ml/tracking"
 	"lapis/pattern"
-	"lapis/resource"
 )
 
 // start prepares the environments of waiting jobs, starts those that the plan
@@ -290,26 +289,8 @@ func (d *Dispatcher) grant(t *compute.Task, w demand) (notes []string) {
 
 // code is where a code version lies.
 func (d *Dispatcher) code(ctx context.Context, site ml.Site, codeID string) (compute.Tree, error) {
-	id, err := resource.ParseID(strings.TrimPrefix(codeID, "azureml:"))
-	if err != nil {
-		return compute.Tree{}, err
-	}
-	r, err := d.Resources.Get(ctx, id)
-	if err != nil {
-		return compute.Tree{}, err
-	}
-	p, err := resource.ParseDocument(r.Properties)
-	if err != nil {
-		return compute.Tree{}, err
-	}
-	at, err := data.Locate(ctx, d.Resources, site.ID, p.Text("codeUri"))
-	if err != nil {
-		return compute.Tree{}, err
-	}
-	if at.URL != "" {
-		return compute.Tree{}, fault.Invalid("The code lies at %q, outside of this server; upload it.", at.URL).With("UserError")
-	}
-	return compute.Tree{Container: at.Container, Prefix: blob.Folder(at.Path)}, nil
+	at, err := data.LocateCode(ctx, d.Resources, site.ID, codeID)
+	return compute.Tree{Container: at.Container, Prefix: blob.Folder(at.Path)}, err
 }
 
 // addresses are where the inputs and outputs lie that the command wants to

@@ -1,0 +1,133 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"lapis/fault"
+	"lapis/ml/compute"
+	"lapis/ml/environment"
+)
+
+// file reads a small file of a model's folder; nil if it is not there.
+func (d *Deployer) file(ctx context.Context, m Model, name string) ([]byte, error) {
+	r, _, err := d.Blobs.Open(ctx, m.Tree.Container, m.Tree.Prefix+name, 0, maxRead)
+	if fault.Is(err, fault.Missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(io.LimitReader(r, maxRead))
+}
+
+// mlmodel is the part of an MLmodel file that serving goes by.
+type mlmodel struct {
+	Flavors map[string]map[string]any `yaml:"flavors"`
+	Example struct {
+		Path    string `yaml:"artifact_path"`
+		Serving string `yaml:"serving_input_path"`
+	} `yaml:"saved_input_example_info"`
+}
+
+func (d *Deployer) mlmodel(ctx context.Context, m Model) (mlmodel, error) {
+	var file mlmodel
+	text, err := d.file(ctx, m, "MLmodel")
+	if err != nil {
+		return file, err
+	}
+	if text == nil {
+		return file, fault.Invalid("The model '%s:%s' is no MLflow model: there is no file MLmodel in its folder. Register it as custom_model, or name the folder that holds MLmodel.", m.Name, m.Version).With("BadArgument").At("properties.model")
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		return file, fault.Invalid("The model '%s:%s' has an MLmodel file that is not valid YAML: %v", m.Name, m.Version, yaml.FormatError(err, false, false)).With("BadArgument").At("properties.model")
+	}
+	return file, nil
+}
+
+// mlflowFlavor is the native flavor of an MLflow model; "" if it has none.
+func (d *Deployer) mlflowFlavor(ctx context.Context, m Model) (string, error) {
+	file, err := d.mlmodel(ctx, m)
+	if err != nil {
+		return "", err
+	}
+	for _, flavor := range []string{"onnx", "lightgbm", "xgboost"} {
+		settings, ok := file.Flavors[flavor]
+		if !ok {
+			continue
+		}
+		name, _ := settings["data"].(string)
+		if name == "" {
+			name = "model.onnx"
+		}
+		f, err := d.fileFlavor(ctx, compute.Tree{Container: m.Tree.Container, Prefix: m.Tree.Prefix + name})
+		if fault.Is(err, fault.Missing) {
+			return "", nil
+		}
+		if err != nil || f == flavor {
+			return f, err
+		}
+	}
+	return "", nil
+}
+
+// modelRecipe is the environment that an MLflow model asks for.
+func (d *Deployer) modelRecipe(ctx context.Context, m Model) (environment.Recipe, error) {
+	text, err := d.file(ctx, m, "conda.yaml")
+	if err != nil {
+		return environment.Recipe{}, err
+	}
+	if text != nil {
+		return environment.ParseConda(string(text))
+	}
+	var python struct {
+		Python       string   `yaml:"python"`
+		Dependencies []string `yaml:"dependencies"`
+	}
+	if text, err = d.file(ctx, m, "python_env.yaml"); err != nil {
+		return environment.Recipe{}, err
+	}
+	if err := yaml.Unmarshal(text, &python); err != nil {
+		return environment.Recipe{}, fault.Invalid("The model '%s:%s' has a python_env.yaml that is not valid YAML: %v", m.Name, m.Version, yaml.FormatError(err, false, false)).With("BadArgument").At("properties.model")
+	}
+	recipe := environment.Recipe{Python: python.Python}
+	requirements, err := d.file(ctx, m, "requirements.txt")
+	if err != nil {
+		return recipe, err
+	}
+	for line := range strings.SplitSeq(string(requirements), "\n") {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			recipe.Pip = append(recipe.Pip, line)
+		}
+	}
+	return recipe, nil
+}
+
+// maxSample bounds the sample that readiness scores, in bytes.
+const maxSample = 256 << 10
+
+// modelSample is the request that comes with an MLflow model; nil if there is none.
+func (d *Deployer) modelSample(ctx context.Context, m Model) *Sample {
+	file, err := d.mlmodel(ctx, m)
+	if err != nil {
+		return nil
+	}
+	name := file.Example.Serving
+	if name == "" {
+		name = "serving_input_example.json"
+	}
+	if path.Clean(name) != name || strings.HasPrefix(name, "..") || strings.HasPrefix(name, "/") {
+		return nil
+	}
+	text, err := d.file(ctx, m, name)
+	if err != nil || len(text) == 0 || len(text) > maxSample || !json.Valid(text) {
+		return nil
+	}
+	return &Sample{Target: "/invocations", Body: text}
+}

@@ -1,0 +1,182 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"lapis/fault"
+	"lapis/ml/compute"
+	"lapis/ml/serving"
+	"lapis/pattern"
+)
+
+// patientStarts is how often an instance may fail to start, without a word that
+// starting it again cannot help, until the deployment has failed.
+const patientStarts = 3
+
+// proven waits until that many instances are ready and one has scored the
+// sample that comes with the model.
+func (d *Deployer) proven(ctx context.Context, g *group, count int, log io.Writer) error {
+	began := d.Now()
+	lastLook := time.Time{}
+	for pause := 2 * time.Millisecond; ; pause = min(pause*5/4, 50*time.Millisecond) {
+		seen, err := d.look(ctx, g)
+		if err == nil {
+			if err := failedStart(seen); err != nil {
+				return err
+			}
+			if allReady(seen, count) {
+				return d.score(ctx, g, seen, log)
+			}
+		}
+		if err != nil || time.Since(lastLook) > 250*time.Millisecond {
+			if o, ok := d.observe(ctx, g.task); ok && o.Phase == compute.Exited {
+				return ended(o.Exit)
+			}
+			lastLook = time.Now()
+		}
+		if waited := d.Now().Sub(began); waited > g.spec.Patience {
+			return &crash{first: fmt.Sprintf("The instances are not ready after %s: init() has not returned, or the model is still being loaded; raise the readiness probe's initial_delay if it needs longer", waited.Round(time.Second))}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// crash is why instances do not come up: the first line is the root cause, rest
+// what they said.
+type crash struct{ first, rest string }
+
+func (c *crash) Error() string { return c.first }
+
+func failedStart(seen serving.Group) error {
+	for _, in := range seen.Instances {
+		if in.State == serving.Failed && (in.Fatal || in.Restarts >= patientStarts) {
+			first, rest, _ := strings.Cut(in.Error, "\n")
+			if first == "" {
+				first = "An instance ended as soon as it was started"
+			}
+			return &crash{first, rest}
+		}
+	}
+	return nil
+}
+
+// ended is the crash of a whole group.
+func ended(e compute.Exit) error {
+	lines := strings.Split(strings.TrimSpace(e.LastLine), "\n")
+	first := lines[len(lines)-1]
+	switch {
+	case e.OOM:
+		first = "The instances were killed because they used more memory than there is; use a larger instance type or a smaller model"
+	case e.Lost != "":
+		first = "The instances ended: " + e.Lost
+	case first == "":
+		first = fmt.Sprintf("The instances ended with exit code %d and said nothing", e.Code)
+	}
+	return &crash{first, e.LastLine}
+}
+
+// sampleWithin bounds the scoring of a sample where requests may take shorter: a
+// first request is slow.
+const sampleWithin = 60 * time.Second
+
+// score has one instance score the sample.
+func (d *Deployer) score(ctx context.Context, g *group, seen serving.Group, log io.Writer) error {
+	if g.spec.Sample == nil {
+		return nil
+	}
+	for _, in := range seen.Instances {
+		if in.State != serving.Ready {
+			continue
+		}
+		d.stage(ctx, g.deployment, log, "Scoring the model's sample")
+		a, err := d.Groups.Ask(ctx, instance(g, in), serving.Question{Method: "POST", Target: g.spec.Sample.Target,
+			Headers: map[string]string{"Content-Type": "application/json"}, Body: g.spec.Sample.Body, Timeout: max(g.spec.Timeout, sampleWithin)})
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return &crash{fmt.Sprintf("The instance died when it scored the input example that came with the model: %v", err), ""}
+		}
+		if a.Status >= 400 {
+			return &crash{"The model does not score the input example that came with it: " + said(a.Body), string(a.Body)}
+		}
+		return nil
+	}
+	return nil
+}
+
+// said is the message in the body of an error.
+func said(body []byte) string {
+	var m struct {
+		Message string `json:"message"`
+		Error   any    `json:"error"`
+	}
+	text := string(body)
+	if json.Unmarshal(body, &m) == nil {
+		if m.Message != "" {
+			text = m.Message
+		} else if s, ok := m.Error.(string); ok {
+			text = s
+		}
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	return clip(first)
+}
+
+var noModule = pattern.New(`ModuleNotFoundError: No module named '([^']+)'`)
+
+// withFix is a root cause with what to do about it.
+func withFix(first string, s Spec) string {
+	m := noModule.FindStringSubmatch(first)
+	if m == nil || strings.Contains(first, "; ") {
+		return first
+	}
+	name, _, _ := strings.Cut(m[1], ".")
+	where := "the environment's conda file"
+	if s.Flavor == "mlflow" {
+		where = "the model's requirements (pip_requirements when it is logged)"
+	}
+	return first + "; add the package that has " + name + " to " + where
+}
+
+// abandon ends an attempt: its instances go, what they said is kept, and the
+// fault begins with the root cause.
+func (d *Deployer) abandon(ctx context.Context, g *group, was Status, err error) error {
+	// What the server's own end has interrupted is done again by the next one.
+	if ctx.Err() != nil && fault.Find(context.Cause(ctx)) == nil {
+		return err
+	}
+	last := context.WithoutCancel(ctx)
+	d.keepLog(last, g)
+	if was.Live == nil || was.Live.ID != g.generation {
+		d.mu.Lock()
+		g.retired = true
+		d.mu.Unlock()
+		d.end(last, g)
+	}
+	c, ok := err.(*crash)
+	if !ok {
+		return err
+	}
+	first := withFix(c.first, g.spec)
+	message := first + "\nInstance status:\nSystemSetup: Succeeded\nUserContainerImagePull: Succeeded\nModelDownload: Succeeded\nUserContainerStart: Failed"
+	if rest := strings.TrimSpace(c.rest); rest != "" {
+		message += "\nContainer log:\n" + tailOf(rest, 30)
+	}
+	return fault.New(fault.Conflict, "ResourceNotReady", "%s", message).From(err)
+}
+
+// tailOf is the last lines of a text.
+func tailOf(text string, n int) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
