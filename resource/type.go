@@ -104,6 +104,10 @@ type Action struct {
 	// 202 with an operation to poll.
 	Async bool
 
+	// Secret: the body is a secret and is not kept for Run, which does what is
+	// left once Begin has read it.
+	Secret bool
+
 	// Accepted: done at once, but answered with 202 as the protocol wants it.
 	Accepted bool
 }
@@ -121,6 +125,7 @@ type Call struct {
 type Change struct {
 	Old    *Resource // nil if it is new
 	New    *Resource // what will be stored; nil at a deletion. Admit may alter it
+	Patch  bool      // it came as a patch: New is Old with it applied
 	Caller identity.Principal
 	Batch  Batch // what is stored together with it; Admit may add to it
 

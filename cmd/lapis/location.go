@@ -7,6 +7,7 @@ import (
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/compute"
+	"lapis/ml/endpoint"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/identity"
@@ -24,6 +25,7 @@ func (v *server) routes() []armhttp.Route {
 		routes = append(routes, armhttp.Route{Method: http.MethodGet, Type: kind, Handle: v.part}, armhttp.Route{Method: http.MethodDelete, Type: kind, Handle: v.removePart})
 	}
 	return append(routes,
+		armhttp.Route{Method: http.MethodGet, Type: endpoint.DeploymentType + "/skus", Handle: v.deploymentSKUs},
 		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/vmSizes", Handle: v.vmSizes},
 		armhttp.Route{Method: http.MethodGet, Type: ml.Provider + "/locations/usages", Handle: v.usages},
 	)
@@ -55,6 +57,15 @@ func (v *server) removePart(r *http.Request, a resource.Address, view resource.V
 		return 0, nil, err
 	}
 	return http.StatusNoContent, nil, nil
+}
+
+// deploymentSKUs tells how many instances a deployment may have.
+func (v *server) deploymentSKUs(r *http.Request, a resource.Address, view resource.View) (int, any, error) {
+	d, err := v.manager.Get(r.Context(), identity.Of(r.Context()), a.Scope, view)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, endpoint.SKUs(d), nil
 }
 
 // vmSizes lists the instance types of a location. All locations are this machine.
@@ -119,7 +130,7 @@ func (v *server) usages(r *http.Request, a resource.Address, view resource.View)
 func later() []*resource.Type {
 	var types []*resource.Type
 	for name, title := range map[string]string{
-		"schedules": "schedules", "onlineEndpoints": "online endpoints", "onlineEndpoints/deployments": "online deployments",
+		"schedules": "schedules",
 		"batchEndpoints": "batch endpoints", "batchEndpoints/deployments": "batch deployments", "serverlessEndpoints": "serverless endpoints",
 		"marketplaceSubscriptions": "marketplace subscriptions", "capabilityHosts": "capability hosts", "featuresets": "feature sets",
 		"featurestoreEntities": "feature store entities", "outboundRules": "outbound rules", "privateEndpointConnections": "private endpoints",

@@ -145,7 +145,7 @@ func TestTheDefaultVersionIsTheLatest(t *testing.T) {
 func TestWhatIsNotOfferedSaysSo(t *testing.T) {
 	s := start(t, t.TempDir())
 	token := clientToken(t, s)
-	for _, path := range []string{"schedules", "onlineEndpoints/e", "batchEndpoints/e/deployments"} {
+	for _, path := range []string{"schedules", "batchEndpoints/e", "batchEndpoints/e/deployments"} {
 		for _, method := range []string{"GET", "PUT", "DELETE"} {
 			if method != "GET" && path == "schedules" || method != "GET" && strings.HasSuffix(path, "deployments") {
 				continue

@@ -26,6 +26,7 @@ import (
 	"lapis/ml/connection"
 	"lapis/ml/data"
 	"lapis/ml/dispatch"
+	"lapis/ml/endpoint"
 	mlenvironment "lapis/ml/environment"
 	"lapis/ml/job"
 	"lapis/ml/model"
@@ -66,6 +67,7 @@ type server struct {
 	dispatcher *dispatch.Dispatcher
 	shared     *share.Service
 	workspaces *workspace.Service
+	endpoints  *endpoint.Service
 	courier    *courier.Courier
 	gateway    serving.Gateway // nil: there is none
 	bundle     string          // file with the authorities that jobs trust
@@ -174,6 +176,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	jobs := &job.Service{Resources: resources, Runs: runs, Wake: v.dispatcher.Wake, Now: now,
 		Kinds: map[string]job.Kind{"command": job.Command{Resources: resources}}}
 	v.workspaces = &workspace.Service{Resources: resources, Blobs: blobs, OpenJobs: v.dispatcher.Open, Purge: runs.PurgeWorkspace, Seeds: []workspace.Seed{share.InWorkspace}}
+	v.endpoints = &endpoint.Service{Resources: resources, Sealer: v.keys.sealer, Issuer: v.issuer, Tenant: v.who.Tenant, Base: v.scoringBase, Now: now}
 	types := []*resource.Type{
 		scope.Subscriptions(),
 		scope.Groups(),
@@ -186,6 +189,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		jobs.Type(),
 	}
 	types = append(types, compute.Types(resources)...)
+	types = append(types, v.endpoints.Types()...)
 	types = append(types, later()...)
 	kinds := []asset.Kind{
 		asset.Code(resources, blobs, links, now),
@@ -266,6 +270,10 @@ func (v *server) plainURL() string {
 	u := url.URL{Scheme: "http", Host: net.JoinHostPort("localhost", v.port)}
 	return u.String()
 }
+
+// scoringBase is the address of the gateway for one who reached the server at
+// origin.
+func (v *server) scoringBase(string) string { return "http://localhost:7444" }
 
 // seed makes what a first start must find: the subscription, its group, a
 // workspace, and the registry with the curated environments.

@@ -196,8 +196,11 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, id resource.ID, v
 	}
 	if reply.Operation != "" {
 		s.pollAt(w, reply.Resource.ID, reply.Operation, view)
-		if r.Method == http.MethodPut {
+		switch {
+		case r.Method == http.MethodPut:
 			status = http.StatusCreated // with 200 the SDK would take it for done and decode the body twice
+		case scores(reply.Resource.ID):
+			status = http.StatusAccepted
 		}
 	}
 	w.Header().Set("ETag", `"`+reply.Resource.Etag+`"`)
@@ -208,8 +211,32 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, id resource.ID, v
 	if s.prefix != "" && r.Method == http.MethodPut {
 		status = http.StatusCreated // 201 alone is accepted of a container
 	}
-	edge.WriteJSON(w, putStatus(reply.Resource.ID, status), s.show(reply.Resource))
+	body := s.show(reply.Resource)
+	if reply.Operation != "" && scores(reply.Resource.ID) {
+		// Scripts look here for where to poll.
+		body.Properties = withOperation(body.Properties, w.Header().Get("Azure-AsyncOperation"))
+	}
+	edge.WriteJSON(w, putStatus(reply.Resource.ID, status), body)
 	return nil
+}
+
+// scores tells whether the id is an online endpoint's or one of its deployments'.
+func scores(id resource.ID) bool {
+	const endpoints = provider + "/workspaces/onlineEndpoints"
+	return id.Is(endpoints) || id.Is(endpoints+"/deployments")
+}
+
+// withOperation puts the address of an operation among the properties that are
+// text.
+func withOperation(properties json.RawMessage, at string) json.RawMessage {
+	p, err := resource.ParseDocument(properties)
+	if err != nil {
+		return properties
+	}
+	texts := p.Object("properties")
+	texts.Set("AzureAsyncOperationUri", at)
+	p["properties"] = texts.Raw()
+	return p.Raw()
 }
 
 // putStatus bends a status to what the clients of a type accept.

@@ -101,3 +101,40 @@ func Sizes() []Size {
 	sort.Slice(sizes, func(i, j int) bool { return sizes[i].Name < sizes[j].Name })
 	return sizes
 }
+
+// Near are the names of the instance types that are most like a name that is
+// none.
+func Near(name string, most int) []string {
+	sizes := Sizes()
+	want := strings.ToLower(name[:min(len(name), 64)])
+	sort.SliceStable(sizes, func(i, j int) bool {
+		return distance(want, strings.ToLower(sizes[i].Name)) < distance(want, strings.ToLower(sizes[j].Name))
+	})
+	var near []string
+	for _, s := range sizes[:min(most, len(sizes))] {
+		near = append(near, s.Name)
+	}
+	return near
+}
+
+// distance is how many characters have to be put in, taken out or changed to make
+// one text of the other.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := before
+			if a[i] != b[j] {
+				cost++
+			}
+			before = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -113,6 +113,10 @@ type claims struct {
 	Kind      Kind      `json:"lapis_kind,omitempty"`
 	Workspace string    `json:"lapis_workspace,omitempty"`
 	Job       string    `json:"lapis_job,omitempty"`
+
+	// Of a token that scores at one endpoint and does nothing else.
+	Endpoint string `json:"lapis_endpoint,omitempty"` // resource id, lower case
+	Epoch    string `json:"lapis_epoch,omitempty"`
 }
 
 // audiences are whom a token is for. One stands by itself, as the Microsoft
@@ -165,6 +169,30 @@ func (i *Issuer) Issue(p Principal, issuer, audience string, ttl time.Duration) 
 	if p.Kind != User {
 		c.IDType = "app"
 	}
+	return i.sign(c)
+}
+
+// scoringAudience is whom tokens that score are for, whatever this server's names.
+const scoringAudience = "https://ml.azure.com"
+
+// IssueScoring signs a token with which the principal may score at one endpoint,
+// for as long as the endpoint is of that epoch. Verify takes no such token.
+func (i *Issuer) IssueScoring(p Principal, issuer, endpoint, epoch string, ttl time.Duration) (string, error) {
+	now := i.now()
+	return i.sign(claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    issuer,
+			Subject:   p.ID,
+			IssuedAt:  jwt.NewNumericDate(now),
+			NotBefore: jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+		},
+		Audience: audiences{scoringAudience}, Tenant: i.tenant, Object: p.ID, App: p.Client, Version: "1.0",
+		Name: p.Name, Kind: p.Kind, Endpoint: strings.ToLower(endpoint), Epoch: epoch,
+	})
+}
+
+func (i *Issuer) sign(c claims) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodRS256, c)
 	t.Header["kid"] = i.kid
 	return t.SignedString(i.key)
@@ -195,6 +223,9 @@ func (i *Issuer) Verify(token string, audience func(string) bool) (Principal, er
 	}
 	if !i.trusted(c.Issuer) {
 		return Principal{}, fault.Unknown("The access token was issued by %q, which is not a name of this server. Sign in again.", c.Issuer)
+	}
+	if c.Endpoint != "" {
+		return Principal{}, fault.Unknown("The access token scores at the endpoint %q and does nothing else. Sign in for a token of your own.", c.Endpoint[strings.LastIndexByte(c.Endpoint, '/')+1:])
 	}
 	if c.Job != "" {
 		if err := i.jobAlive(c.Workspace, c.Job, now); err != nil {

@@ -131,6 +131,9 @@ func (m *Manager) Act(ctx context.Context, req Request) (Reply, error) {
 		}
 		op := resource.Operation{ID: resource.NewGUID(), Verb: name, Resource: call.ID, Caller: req.Caller.Name,
 			State: resource.OperationRunning, Started: m.now(), Input: req.Body}
+		if act.Secret {
+			op.Input = nil
+		}
 		entry.Result = "Started"
 		if _, err := m.store.Commit(ctx, resource.Batch{Operations: []resource.Operation{op}, Activities: []resource.Activity{entry}}); err != nil {
 			return Reply{}, err

@@ -70,5 +70,5 @@ func (m *Manager) patched(old *resource.Resource, req Request) (*resource.Change
 	if p.Kind != "" {
 		wanted.Kind = p.Kind
 	}
-	return &resource.Change{Old: old, New: &wanted, Caller: req.Caller, View: req.View}, nil
+	return &resource.Change{Old: old, New: &wanted, Patch: true, Caller: req.Caller, View: req.View}, nil
 }

@@ -4,7 +4,7 @@ words, never by an accident."""
 import pytest
 from azure.ai.ml import Input, command, dsl
 from azure.ai.ml.entities import (
-    BatchEndpoint, CronTrigger, Environment, JobSchedule, ManagedOnlineEndpoint,
+    BatchEndpoint, CronTrigger, Environment, JobSchedule,
 )
 from azure.ai.ml.sweep import Choice
 from azure.core.exceptions import HttpResponseError
@@ -42,10 +42,6 @@ def schedule(ml, cpu, unique):
     ml.schedules.begin_create_or_update(JobSchedule(name=unique("nightly"), trigger=CronTrigger(expression="0 3 * * *"), create_job=job)).result()
 
 
-def online_endpoint(ml, cpu, unique):
-    ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=unique("ep"), auth_mode="key")).result()
-
-
 def batch_endpoint(ml, cpu, unique):
     ml.batch_endpoints.begin_create_or_update(BatchEndpoint(name=unique("ep"))).result()
 
@@ -54,7 +50,7 @@ def several_nodes(ml, cpu, unique):
     ml.jobs.create_or_update(command(command="echo hi", environment=Environment(image=PLAIN), compute=cpu, instance_count=2))
 
 
-@pytest.mark.parametrize("ask", [pipeline, sweep, schedule, online_endpoint, batch_endpoint, several_nodes], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("ask", [pipeline, sweep, schedule, batch_endpoint, several_nodes], ids=lambda f: f.__name__)
 def test_it_says_that_it_is_not_offered_yet(ask, ml, cpu, unique):
     with pytest.raises(HttpResponseError, match="not offer") as refused:
         ask(ml, cpu, unique)
