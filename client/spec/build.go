@@ -32,6 +32,11 @@ type Options struct {
 	// which the file's own outrank.
 	Source map[string]string
 
+	// Script says what is wrong with a deployment's scoring script, before
+	// anything is sent. SkipScript leaves even the check out that it is there.
+	Script     func(ctx context.Context, file string) error
+	SkipScript bool
+
 	// DryRun lets a component's parts that a build step may still have to
 	// make be absent.
 	DryRun bool
@@ -109,6 +114,9 @@ func init() {
 		"job":         {checkJob, (*builder).job},
 		"connection":  {checkConnection, (*builder).connection},
 		"registry":    {checkTable(registryResource), (*builder).registry},
+
+		"online-endpoint":   {checkOnlineEndpoint, (*builder).onlineEndpoint},
+		"online-deployment": {checkOnlineDeployment, (*builder).onlineDeployment},
 	}
 }
 
@@ -168,6 +176,7 @@ var wireFields = map[string]string{
 	"computeId": "compute", "environmentId": "environment", "codeId": "code", "dataUri": "path", "modelUri": "path", "uri": "path",
 	"dataType": "type", "modelType": "type", "jobType": "type", "computeType": "type", "datastoreType": "type", "category": "type", "vmSize": "size",
 	"minNodeCount": "min_instances", "maxNodeCount": "max_instances", "assetName": "name", "assetVersion": "version", "condaFile": "conda_file",
+	"codeConfiguration": "code_configuration", "capacity": "instance_count", "requestTimeout": "request_timeout_ms", "maxQueueWait": "max_queue_wait_ms", "swaggerUri": "openapi_uri",
 }
 
 // placed gives what a server says about a field of a request the place that
@@ -184,7 +193,7 @@ func (n *Node) placed(at string, err error) error {
 	}
 	node := n
 	for step := range strings.SplitSeq(f.Target, ".") {
-		if step == "properties" || step == "scaleSettings" || step == "componentSpec" {
+		if step == "properties" || step == "scaleSettings" && node.find("scale_settings") == nil || step == "componentSpec" || step == "sku" {
 			continue
 		}
 		field, ok := wireFields[step]
@@ -245,14 +254,29 @@ func snake(s string) string {
 
 // version is the file's, or the next one; the second value tells which.
 func (b *builder) version(collection string) (string, bool, error) {
-	if v := b.root.str("version"); v != "" {
+	return b.versionOf(b.root, collection)
+}
+
+// versionOf is version of an asset that stands in place in a file.
+func (b *builder) versionOf(n *Node, collection string) (string, bool, error) {
+	if v := n.str("version"); v != "" {
 		return v, false, nil
 	}
 	if b.Target.Registry != "" {
-		return "", false, b.root.fault("version", "this field is required in a registry.")
+		return "", false, n.fault("version", "this field is required in a registry.")
 	}
-	v, err := b.world.NextVersion(b.ctx, collection, b.root.str("name"))
+	v, err := b.world.NextVersion(b.ctx, collection, n.str("name"))
 	return v, true, err
+}
+
+// idOf is the id of what was sent: another version may have been taken than
+// was asked for.
+func idOf(reply json.RawMessage, path string) string {
+	var r struct{ ID string }
+	if json.Unmarshal(reply, &r) == nil && r.ID != "" {
+		return r.ID
+	}
+	return path
 }
 
 // local opens the file or folder that the field at path names.

@@ -20,6 +20,7 @@ import (
 var kinds = map[string]string{
 	"workspace": "workspace", "amlCompute": "compute", "computeInstance": "compute", "datastore": "datastore", "data": "data",
 	"environment": "environment", "model": "model", "commandJob": "job", "commandComponent": "component", "connection": "connection", "registry": "registry",
+	"managedOnlineEndpoint": "online-endpoint", "kubernetesOnlineEndpoint": "online-endpoint", "managedOnlineDeployment": "online-deployment", "kubernetesOnlineDeployment": "online-deployment",
 }
 
 var world = spec.Target{Subscription: "00000000-0000-0000-0000-000000000001", ResourceGroup: "rg1", Workspace: "ws1"}

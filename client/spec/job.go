@@ -144,14 +144,17 @@ func (b *builder) job() (Result, error) {
 }
 
 // code gives the id of a code version: of an upload, or as it is named.
-func (b *builder) code(n *Node) (string, error) {
+func (b *builder) code(n *Node) (string, error) { return b.codeOf(n, "code") }
+
+// codeOf is code of the field at that path.
+func (b *builder) codeOf(n *Node, path string) (string, error) {
 	switch {
 	case strings.HasPrefix(n.text, "azureml:"):
-		return b.reference(n, "code", "codes")
+		return b.reference(n, path, "codes")
 	case remote(n.text):
 		return n.text, nil
 	}
-	c, err := b.local(n, "code")
+	c, err := b.local(n, path)
 	if err != nil {
 		return "", err
 	}

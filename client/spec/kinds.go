@@ -11,7 +11,7 @@ import (
 
 // Nouns are the words that name what a file describes, as in `lapis NOUN
 // create`.
-var Nouns = []string{"workspace", "compute", "datastore", "data", "environment", "model", "component", "job", "connection", "registry"}
+var Nouns = []string{"workspace", "compute", "datastore", "data", "environment", "model", "component", "job", "connection", "registry", "online-endpoint", "online-deployment"}
 
 // schemas maps the file name in `$schema`, folded, to its noun.
 var schemas = map[string]string{
@@ -21,6 +21,8 @@ var schemas = map[string]string{
 	"data": "data", "environment": "environment", "model": "model",
 	"commandcomponent": "component", "commandjob": "job",
 	"connection": "connection", "workspaceconnection": "connection", "registry": "registry",
+	"onlineendpoint": "online-endpoint", "managedonlineendpoint": "online-endpoint", "kubernetesonlineendpoint": "online-endpoint",
+	"onlinedeployment": "online-deployment", "managedonlinedeployment": "online-deployment", "kubernetesonlinedeployment": "online-deployment",
 }
 
 // later maps the kinds that are known and not offered yet, by `type` or by
@@ -35,8 +37,6 @@ var later = map[string]string{
 	"datatransfer": "data transfers", "datatransferjob": "data transfers", "datatransfercomponent": "data transfers",
 	"finetuning": "fine-tuning", "azureopenaifinetuning": "fine-tuning", "custommodelfinetuning": "fine-tuning", "distillation": "distillation",
 	"schedule": "schedules", "monitorschedule": "schedules", "importschedule": "schedules",
-	"onlineendpoint": "online endpoints", "managedonlineendpoint": "online endpoints", "kubernetesonlineendpoint": "online endpoints",
-	"onlinedeployment": "online deployments", "managedonlinedeployment": "online deployments", "kubernetesonlinedeployment": "online deployments",
 	"batchendpoint": "batch endpoints", "batchdeployment": "batch deployments", "modelbatchdeployment": "batch deployments", "pipelinecomponentbatchdeployment": "batch deployments",
 	"featureset": "feature stores", "featurestore": "feature stores", "featurestoreentity": "feature stores", "modelpackage": "model packages", "package": "model packages",
 }

@@ -3,10 +3,6 @@ package spec
 import "strings"
 
 func (b *builder) model() (Result, error) {
-	modelType := b.root.str("type")
-	if modelType == "" {
-		modelType = "custom_model"
-	}
 	v, auto, err := b.version("models")
 	if err != nil {
 		return Result{}, err
@@ -25,25 +21,40 @@ func (b *builder) model() (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		uri = "azureml://subscriptions/" + b.Target.Subscription + "/resourcegroups/" + b.Target.ResourceGroup +
-			"/workspaces/" + b.Target.Workspace + "/datastores/" + place.Datastore + "/paths/" + place.Path
-		if b.Target.Registry != "" {
-			uri = place.URL
-		}
+		uri = b.uploaded(place)
+	}
+	p := b.modelProperties(b.root, uri)
+	return b.sendRequest(Request{Method: "PUT", Path: b.Target.Path("models", b.root.str("name"), "versions", v), APIVersion: "2023-08-01-preview", Body: map[string]any{"properties": p}, Automatic: auto})
+}
+
+// uploaded is the address of a model that was uploaded.
+func (b *builder) uploaded(place Place) string {
+	if b.Target.Registry != "" {
+		return place.URL
+	}
+	return "azureml://subscriptions/" + b.Target.Subscription + "/resourcegroups/" + b.Target.ResourceGroup +
+		"/workspaces/" + b.Target.Workspace + "/datastores/" + place.Datastore + "/paths/" + place.Path
+}
+
+// modelProperties are those of the model that n describes and that lies at uri.
+func (b *builder) modelProperties(n *Node, uri string) map[string]any {
+	modelType := n.str("type")
+	if modelType == "" {
+		modelType = "custom_model"
 	}
 	p := map[string]any{
 		"modelType": modelType, "modelUri": uri,
 		"isAnonymous": false, "isArchived": false,
-		"tags": tagsOf(b.root.get("tags")), "properties": tagsOf(b.root.get("properties")),
+		"tags": tagsOf(n.get("tags")), "properties": tagsOf(n.get("properties")),
 	}
-	put(p, "description", b.root.str("description"))
-	put(p, "stage", b.root.str("stage"))
-	if f := b.root.get("flavors"); f != nil {
+	put(p, "description", n.str("description"))
+	put(p, "stage", n.str("stage"))
+	if f := n.get("flavors"); f != nil {
 		flavors := map[string]any{}
 		for i, k := range f.keys {
 			flavors[k.text] = map[string]any{"data": f.values[i].plain()}
 		}
 		p["flavors"] = flavors
 	}
-	return b.sendRequest(Request{Method: "PUT", Path: b.Target.Path("models", b.root.str("name"), "versions", v), APIVersion: "2023-08-01-preview", Body: map[string]any{"properties": p}, Automatic: auto})
+	return p
 }
