@@ -3,6 +3,8 @@ package client
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -182,11 +184,165 @@ var views = map[string]func(v, r, p map[string]any){
 			v["credentials"] = map[string]any{"type": camelToSnake(s)}
 		}
 	},
+	"online-endpoint": func(v, r, p map[string]any) {
+		v["location"], v["kind"] = r["location"], r["kind"]
+		v["auth_mode"] = camelToSnake(text(p["authMode"]))
+		v["openapi_uri"], v["scoring_uri"] = p["swaggerUri"], p["scoringUri"]
+		v["traffic"], v["mirror_traffic"] = map[string]any{}, map[string]any{}
+		copyKeys(v, p, "traffic", "mirrorTraffic", "properties", "provisioningState")
+		v["compute"] = prefixed(text(p["compute"]))
+		if s := text(p["publicNetworkAccess"]); s != "" && p["compute"] == nil {
+			v["public_network_access"] = strings.ToLower(s)
+		}
+		if id, ok := r["identity"].(map[string]any); ok {
+			v["identity"] = identity(id)
+		}
+	},
+	"online-deployment": func(v, r, p map[string]any) {
+		if m := endpointOf.FindStringSubmatch(text(r["id"])); m != nil {
+			v["endpoint_name"] = m[1]
+		}
+		v["type"] = strings.ToLower(text(p["endpointComputeType"]))
+		copyKeys(v, p, "environmentVariables", "properties", "provisioningState", "appInsightsEnabled", "instanceType", "modelMountPath")
+		v["model"], v["environment"] = prefixed(text(p["model"])), prefixed(text(p["environmentId"]))
+		if c, ok := p["codeConfiguration"].(map[string]any); ok {
+			v["code_configuration"] = map[string]any{"code": prefixed(text(c["codeId"])), "scoring_script": c["scoringScript"]}
+		}
+		if s, ok := r["sku"].(map[string]any); ok {
+			v["instance_count"] = s["capacity"]
+		}
+		if s := text(p["egressPublicNetworkAccess"]); s != "" {
+			v["egress_public_network_access"] = strings.ToLower(s)
+		}
+		if private, _ := p["privateNetworkConnection"].(bool); private {
+			v["private_network_connection"] = true
+		}
+		if s, ok := p["requestSettings"].(map[string]any); ok {
+			v["request_settings"] = compact(map[string]any{
+				"max_concurrent_requests_per_instance": s["maxConcurrentRequestsPerInstance"],
+				"request_timeout_ms":                   thousandths(s["requestTimeout"]), "max_queue_wait_ms": thousandths(s["maxQueueWait"]),
+			})
+		}
+		for _, key := range []string{"livenessProbe", "readinessProbe"} {
+			if s, ok := p[key].(map[string]any); ok {
+				v[snake(key)] = compact(map[string]any{
+					"failure_threshold": s["failureThreshold"], "success_threshold": s["successThreshold"],
+					"timeout": wholeSeconds(s["timeout"]), "period": wholeSeconds(s["period"]), "initial_delay": wholeSeconds(s["initialDelay"]),
+				})
+			}
+		}
+		if s, ok := p["scaleSettings"].(map[string]any); ok {
+			v["scale_settings"] = compact(map[string]any{
+				"type": camelToSnake(text(s["scaleType"])), "min_instances": s["minInstances"], "max_instances": s["maxInstances"],
+				"target_utilization_percentage": s["targetUtilizationPercentage"], "polling_interval": wholeSeconds(s["pollingInterval"]),
+			})
+		}
+		if s, ok := p["containerResourceRequirements"].(map[string]any); ok {
+			v["resources"] = compact(map[string]any{"requests": s["containerResourceRequests"], "limits": s["containerResourceLimits"]})
+		}
+		if s, ok := p["dataCollector"].(map[string]any); ok {
+			v["data_collector"] = collector(s)
+		}
+	},
 	"registry": func(v, r, p map[string]any) {
 		v["location"] = r["location"]
 		v["mlflow_registry_uri"] = p["mlFlowRegistryUri"]
 		copyKeys(v, p, "discoveryUrl", "publicNetworkAccess")
 	},
+}
+
+var endpointOf = pattern.New(`(?i)/onlineEndpoints/([^/]+)/`)
+
+// identity gives the identity of a resource as a file has it.
+func identity(m map[string]any) map[string]any {
+	v := compact(map[string]any{"type": camelToSnake(text(m["type"])), "principal_id": m["principalId"], "tenant_id": m["tenantId"]})
+	if ids, ok := m["userAssignedIdentities"].(map[string]any); ok && len(ids) > 0 {
+		list := []any{}
+		for _, id := range slices.Sorted(maps.Keys(ids)) {
+			item := map[string]any{"resource_id": id}
+			if m, ok := ids[id].(map[string]any); ok {
+				for wire, key := range map[string]string{"clientId": "client_id", "principalId": "principal_id"} {
+					if s := text(m[wire]); s != "" {
+						item[key] = s
+					}
+				}
+			}
+			list = append(list, item)
+		}
+		v["user_assigned_identities"] = list
+	}
+	return v
+}
+
+// collector gives the data collector of a deployment as a file has it.
+func collector(m map[string]any) map[string]any {
+	collections := map[string]any{}
+	v := map[string]any{"collections": collections}
+	if s := text(m["rollingRate"]); s != "" {
+		v["rolling_rate"] = strings.ToLower(s)
+	}
+	if logging, ok := m["requestLogging"].(map[string]any); ok {
+		v["request_logging"] = compact(map[string]any{"capture_headers": logging["captureHeaders"]})
+	}
+	all, _ := m["collections"].(map[string]any)
+	for name, c := range all {
+		c, ok := c.(map[string]any)
+		if !ok {
+			continue
+		}
+		view := map[string]any{"enabled": strconv.FormatBool(strings.EqualFold(text(c["dataCollectionMode"]), "enabled"))}
+		if s := text(c["clientId"]); s != "" {
+			view["client_id"] = s
+		}
+		if id := text(c["dataId"]); id != "" {
+			view["data"] = map[string]any{"data_id": id}
+			if m := shortForm.FindStringSubmatch(id); m != nil && m[3] != "" {
+				view["data"] = map[string]any{"data_id": id, "name": m[2], "version": m[3]}
+			}
+		}
+		if rate, ok := c["samplingRate"]; ok && rate != nil {
+			v["sampling_rate"] = rate
+		}
+		collections[name] = view
+	}
+	return v
+}
+
+// compact takes away what has no value.
+func compact(m map[string]any) map[string]any {
+	for key, value := range m {
+		if value == nil || value == "" {
+			delete(m, key)
+		}
+	}
+	return m
+}
+
+// thousandths reads an ISO 8601 duration in milliseconds; nil if it is none.
+func thousandths(v any) any {
+	s := text(v)
+	whole, rest, fraction := strings.Cut(s, ".")
+	if fraction {
+		digits := strings.TrimSuffix(rest, "S")
+		ms, err := strconv.Atoi((digits + "000")[:3])
+		n, ok := seconds(whole + "S")
+		if err != nil || !ok {
+			return nil
+		}
+		return n*1000 + int64(ms)
+	}
+	if n, ok := seconds(s); ok {
+		return n * 1000
+	}
+	return nil
+}
+
+// wholeSeconds reads an ISO 8601 duration; nil if it is none.
+func wholeSeconds(v any) any {
+	if n, ok := seconds(text(v)); ok {
+		return n
+	}
+	return nil
 }
 
 // ports gives inputs or outputs as a file has them.
@@ -326,7 +482,7 @@ func snake(s string) string { return strings.ToLower(hump.ReplaceAllString(s, "$
 var words = map[string]string{
 	"VSCode": "vs_code", "SSH": "ssh", "AMLToken": "aml_token", "PyTorch": "pytorch", "TensorFlow": "tensorflow", "Mpi": "mpi",
 	"AzureDataLakeGen1": "azure_data_lake_gen1", "AzureDataLakeGen2": "azure_data_lake_gen2", "CustomKeys": "custom", "ADLSGen2": "azure_data_lake_gen2",
-	"AzureOpenAI": "azure_open_ai", "OpenAI": "open_ai", "PAT": "pat", "SAS": "sas", "AAD": "aad",
+	"AzureOpenAI": "azure_open_ai", "OpenAI": "open_ai", "AADToken": "aad_token", "PAT": "pat", "SAS": "sas", "AAD": "aad",
 }
 
 func camelToSnake(s string) string {

@@ -32,6 +32,9 @@ type Options struct {
 	// which the file's own outrank.
 	Source map[string]string
 
+	// Local makes an endpoint a local one.
+	Local bool
+
 	// Script says what is wrong with a deployment's scoring script, before
 	// anything is sent. SkipScript leaves even the check out that it is there.
 	Script     func(ctx context.Context, file string) error

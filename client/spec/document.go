@@ -457,6 +457,9 @@ func (n *Node) plain() any {
 // Name is what the document calls the resource; "" where it leaves that open.
 func (d *Document) Name() string { return d.Root.str("name") }
 
+// EndpointName is the endpoint that the document, of a deployment, names.
+func (d *Document) EndpointName() string { return d.Root.str("endpoint_name") }
+
 // Paths lists where the values of the document are, in the form that Set takes.
 func (d *Document) Paths() []string {
 	var all []string

@@ -17,6 +17,10 @@ const (
 	onlineDeploymentVersion = "2023-04-01-preview"
 )
 
+// LocalProperty marks a local endpoint, with the value "true": one that asks
+// its callers for no key.
+const LocalProperty = "serving.local"
+
 var endpointName = pattern.New(`^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$`)
 
 // servedName takes the name of an endpoint or of a deployment.
@@ -121,6 +125,9 @@ func (b *builder) onlineEndpoint() (Result, error) {
 		"authMode":   "Key",
 		"properties": plainOf(r.get("properties")),
 		"traffic":    sharesOf(r.get("traffic")), "mirrorTraffic": sharesOf(r.get("mirror_traffic")),
+	}
+	if b.Local {
+		p["properties"].(map[string]any)[LocalProperty] = "true"
 	}
 	put(p, "authMode", authModes[r.str("auth_mode")])
 	put(p, "description", r.str("description"))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"maps"
 	"os"
@@ -26,6 +27,11 @@ type createFlags struct {
 	location string
 	fields   map[string]*string // of flags that stand for a field: --size for size
 	flags    map[string]string  // the names of those flags
+
+	// options, if set, checks the flags that the noun has of its own; send, if
+	// set, is how its files are sent.
+	options func(cmd *cobra.Command, o *spec.Options) error
+	send    func(ctx context.Context, s *session, d *spec.Document, o spec.Options) (spec.Result, error)
 }
 
 func (f *createFlags) register(cmd *cobra.Command) {

@@ -37,6 +37,8 @@ var commands = []struct {
 	{"data", dataCommand},
 	{"environment", environmentCommand},
 	{"model", modelCommand},
+	{"online-endpoint", onlineEndpointCommand},
+	{"online-deployment", onlineDeploymentCommand},
 	{"component", componentCommand},
 	{"datastore", datastoreCommand},
 	{"connection", connectionCommand},

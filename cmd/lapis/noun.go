@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -31,6 +32,10 @@ type noun struct {
 	// fields are the parts that update may set, with where each lies on the
 	// wire: "description" in "properties.description".
 	fields map[string]string
+
+	// below is where the collection lies, if that is not the workspace. Names
+	// of what lies in online endpoints are in lower case.
+	below func(s *session) string
 
 	cmd   *cobra.Command
 	scope scopeFlags
@@ -121,6 +126,11 @@ func (n *noun) nameFlag(cmd *cobra.Command, to *string) {
 func (n *noun) path(s *session, name string) string {
 	base := s.Path(n.collection)
 	switch n.name {
+	case "online-endpoint", "online-deployment":
+		name = strings.ToLower(name)
+		if n.below != nil {
+			base = n.below(s) + "/" + n.collection
+		}
 	case "workspace":
 		base = s.Group() + "/providers/Microsoft.MachineLearningServices/workspaces"
 	case "registry":
@@ -168,6 +178,11 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 		if n.name == "job" {
 			o.Source = client.GitProperties(cmd.Context(), d.Dir)
 		}
+		if f.options != nil {
+			if err := f.options(cmd, &o); err != nil {
+				return err
+			}
+		}
 		if f.dryRun {
 			o.Target = n.scope.offline()
 			return f.dry(cmd, n.name, d, o)
@@ -182,7 +197,13 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 			return err
 		}
 		defer s.progress.clear()
-		r, err := s.Create(cmd.Context(), d, n.name, o)
+		send := s.Create
+		if f.send != nil {
+			send = func(ctx context.Context, d *spec.Document, _ string, o spec.Options) (spec.Result, error) {
+				return f.send(ctx, s, d, o)
+			}
+		}
+		r, err := send(cmd.Context(), d, n.name, o)
 		if err != nil {
 			return err
 		}
