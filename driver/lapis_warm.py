@@ -1,0 +1,123 @@
+"""What the parent of the workers imports before it forks: the libraries that
+the script names, never the script itself or a file beside it.
+
+All of it is best effort. What does not import here is met again in the worker,
+where the failure is told."""
+
+import ast
+import os
+import sys
+import threading
+
+FILES = 50  # of the user's that are read for their imports
+COLD = "LAPIS_GROUP_COLD"  # set when this process may import nothing
+
+# Their threads and handles do not survive a fork.
+NEVER = frozenset(["tensorflow", "jax", "jaxlib", "grpc", "ray", "pyspark", "cupy"])
+
+
+def imports():
+    """Imports what the script imports, its output hidden. When that left
+    threads behind the process starts over without it: a fork would take their
+    locks along."""
+    if os.environ.get(COLD):
+        return
+    mlflow = os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow"
+    names = [] if mlflow else named(script(), roots())
+    names = [n for n in names if n.partition(".")[0] not in NEVER]
+    if not names and not mlflow:
+        return
+    before = list(sys.path)
+    platform = os.environ.get("LAPIS_PLATFORM_PACKAGES")
+    if platform:
+        sys.path.append(platform)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        if mlflow:
+            try:
+                import lapis_mlflow
+
+                lapis_mlflow.warm(os.environ.get("LAPIS_GROUP_MODEL", ""))
+            except BaseException:
+                pass
+        for name in names:
+            try:
+                __import__(name)
+            except BaseException:
+                pass
+    finally:
+        for fd, kept in zip((1, 2), saved):
+            try:
+                (sys.stdout if fd == 1 else sys.stderr).flush()
+            except Exception:
+                pass
+            os.dup2(kept, fd)
+            os.close(kept)
+        os.close(nowhere)
+        sys.path[:] = before
+    if threading.active_count() > 1:
+        os.environ[COLD] = "1"
+        os.execv(sys.executable, [sys.executable, "-u", os.path.abspath(sys.argv[0])])
+
+
+def roots():
+    """Folders where the user's own modules lie."""
+    root = os.environ.get("AML_APP_ROOT", "")
+    source = os.environ.get("AZUREML_SOURCE_DIRECTORY", "")
+    return [d for d in (root, os.path.join(root, source) if source else "") if d]
+
+
+def script():
+    root = os.environ.get("AML_APP_ROOT", "")
+    return os.path.join(root, os.environ.get("AZUREML_ENTRY_SCRIPT") or "main.py")
+
+
+def named(path, folders):
+    """Names of the modules that a file, and those of the user's that it
+    imports, ask for at their top level or within init(), in order."""
+    found, queue, seen = [], [path], set()
+    while queue and len(seen) < FILES:
+        path = queue.pop(0)
+        if path in seen:
+            continue
+        seen.add(path)
+        try:
+            with open(path, "rb") as f:
+                tree = ast.parse(f.read())
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for name in asked(tree.body):
+            own = False
+            for d in folders:
+                at = os.path.join(d, *name.split("."))
+                for candidate in (at + ".py", os.path.join(at, "__init__.py")):
+                    if os.path.isfile(candidate):
+                        own = True
+                        queue.append(candidate)
+                top = os.path.join(d, name.partition(".")[0])
+                own = own or os.path.exists(top) or os.path.exists(top + ".py")
+            if not own and name not in found:
+                found.append(name)
+    return found
+
+
+def asked(body):
+    for node in body:
+        if isinstance(node, ast.Import):
+            for a in node.names:
+                yield a.name
+        elif isinstance(node, ast.ImportFrom):
+            if node.module and not node.level:
+                yield node.module
+        elif isinstance(node, ast.FunctionDef):
+            if node.name == "init":
+                for name in asked(node.body):
+                    yield name
+        elif isinstance(node, (ast.If, ast.Try, ast.With)):
+            for name in asked(node.body):
+                yield name
