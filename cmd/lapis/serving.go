@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base32"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"lapis/backend/instances"
+	"lapis/backend/process"
+	"lapis/driver"
+	"lapis/fault"
+	"lapis/ml"
+	"lapis/ml/blob"
+	"lapis/ml/connection"
+	"lapis/ml/deploy"
+	mlenvironment "lapis/ml/environment"
+	"lapis/ml/serving"
+	"lapis/pattern"
+	"lapis/resource"
+	"lapis/resource/manager"
+)
+
+// newDeployer makes what brings deployments up. Their groups run as tasks of a
+// runtime of their own: what jobs do is nothing to them.
+func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder mlenvironment.Builder) (*deploy.Deployer, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	groups, err := process.New(process.Config{Dir: v.folder.path("serving", "groups"), Blobs: blobs, Supervisor: []string{exe, "supervise"}, Log: v.log})
+	if err != nil {
+		return nil, err
+	}
+	v.closers = append(v.closers, groups)
+	sockets, err := socketFolder(v.folder.path("serving", "s"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.MarshalPKIXPublicKey(v.keys.signing.Public())
+	if err != nil {
+		return nil, err
+	}
+	m := machine()
+	return deploy.New(deploy.Config{
+		Resources: resources, Blobs: blobs, Runtime: groups, Builder: builder, Groups: instances.Groups{}, Gateway: v.gateway,
+		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory},
+		Dir:     v.folder.path("serving", "logs"), Sockets: sockets, Spool: v.folder.path("serving", "collect"),
+		Endpoints: v.endpoints.Routes, Trust: serving.Trust{Key: key, Tenant: v.who.Tenant},
+		Host: v.host, Secret: v.connectionSecret, Log: v.log, Now: now,
+	}), nil
+}
+
+// maxSocketFolder is the longest path of the folder in which groups have their
+// folders: a socket's path has at most 107 bytes.
+const maxSocketFolder = 80
+
+// socketFolder makes the folder for sockets: the given one, or one of a short
+// name that stands for it.
+func socketFolder(dir string) (string, error) {
+	if len(dir) > maxSocketFolder {
+		sum := sha256.Sum256([]byte(dir))
+		dir = filepath.Join("/tmp", fmt.Sprintf("lapis-s-%d-%s", os.Geteuid(), strings.ToLower(base32.HexEncoding.EncodeToString(sum[:10]))))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	// In a folder that all may write to, the name may be someone else's.
+	st, err := os.Lstat(dir)
+	if err != nil {
+		return "", err
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); !st.IsDir() || ok && int(owner.Uid) != os.Geteuid() || st.Mode().Perm()&0o077 != 0 {
+		return "", fault.Denied("The folder %s, which is to hold the sockets of online deployments, is another user's or open to others. Remove it.", dir)
+	}
+	return dir, nil
+}
+
+// host tells how the group of a runtime is run.
+func (v *server) host(ctx context.Context, s deploy.Spec, env mlenvironment.Built, log io.Writer) (deploy.Host, error) {
+	h := deploy.Host{Env: map[string]string{}}
+	for _, name := range []string{"REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"} {
+		h.Env[name] = v.bundle
+	}
+	for _, name := range []string{"no_proxy", "NO_PROXY"} {
+		h.Env[name] = strings.TrimPrefix(os.Getenv(name)+",localhost,127.0.0.1,::1", ",")
+	}
+	for _, entry := range os.Environ() {
+		if name, value, _ := strings.Cut(entry, "="); fromServer.MatchString(name) {
+			h.Env[name] = value
+			h.Secrets = append(h.Secrets, name)
+		}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return h, err
+	}
+	switch s.Runtime {
+	case serving.Python:
+		folder, err := driver.Unpack(v.folder.path("runtimes"))
+		if err != nil {
+			return h, err
+		}
+		h.Command = driver.Command(filepath.Join(env.Dir, "bin", "python"), folder)
+	case serving.Program:
+		h.Command = "exec " + quote(exe) + " host"
+	default:
+		return h, fault.New(fault.NotImplemented, "BadArgument", "The runtime %q is not offered.", s.Runtime)
+	}
+	return h, nil
+}
+
+// inConnection is a reference to something of a connection.
+var inConnection = pattern.New(`^azureml://connections/([^/]+)/(credentials|metadata|target)(?:/(.+))?$`)
+
+// connectionSecret is the value that a reference in a variable stands for.
+func (v *server) connectionSecret(ctx context.Context, from resource.ID, reference string) (string, error) {
+	m := inConnection.FindStringSubmatch(reference)
+	if m == nil {
+		return "", fault.Invalid("%q is no reference that means something here; use ${{azureml://connections/NAME/credentials/KEY}}", reference)
+	}
+	id := ml.Home(from).Child("connections", m[1])
+	if id.Zero() {
+		return "", fault.Invalid("%q is no name of a connection", m[1])
+	}
+	reply, err := v.manager.Act(ctx, manager.Request{ID: id, Action: "listSecrets", Caller: v.who.platform()})
+	if err != nil {
+		return "", err
+	}
+	raw, err := json.Marshal(reply.Body)
+	if err != nil {
+		return "", err
+	}
+	var c struct {
+		Properties map[string]json.RawMessage `json:"properties"`
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return "", err
+	}
+	value := c.Properties[m[2]]
+	for part := range strings.SplitSeq(m[3], "/") {
+		if part == "" {
+			continue
+		}
+		var inner map[string]json.RawMessage
+		if json.Unmarshal(value, &inner) != nil {
+			value = nil
+			break
+		}
+		value = inner[part]
+	}
+	var text string
+	if value == nil || json.Unmarshal(value, &text) != nil {
+		return "", fault.NotFound("the connection '%s' has no %s", m[1], strings.TrimSuffix(m[2]+"/"+m[3], "/")).At(connection.Type)
+	}
+	return text, nil
+}
