@@ -25,6 +25,7 @@ import (
 	"lapis/ml/compute"
 	"lapis/ml/connection"
 	"lapis/ml/data"
+	"lapis/ml/deploy"
 	"lapis/ml/dispatch"
 	"lapis/ml/endpoint"
 	mlenvironment "lapis/ml/environment"
@@ -68,6 +69,7 @@ type server struct {
 	shared     *share.Service
 	workspaces *workspace.Service
 	endpoints  *endpoint.Service
+	deployer   *deploy.Deployer // nil without a gateway
 	courier    *courier.Courier
 	gateway    serving.Gateway // nil: there is none
 	bundle     string          // file with the authorities that jobs trust
@@ -189,6 +191,13 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		jobs.Type(),
 	}
 	types = append(types, compute.Types(resources)...)
+	if v.gateway != nil {
+		if v.deployer, err = v.newDeployer(resources, blobs, builder); err != nil {
+			return nil, err
+		}
+		v.endpoints.Deployer = v.deployer
+		v.loops = append(v.loops, loop{"deployments", v.deployer.Run})
+	}
 	types = append(types, v.endpoints.Types()...)
 	types = append(types, later()...)
 	kinds := []asset.Kind{

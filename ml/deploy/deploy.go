@@ -316,7 +316,16 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 		return nil, err
 	}
 	fmt.Fprintf(log, "%s I Deployed in %.1f s\n", d.Now().Format("2006-01-02 15:04:05,000"), d.Now().Sub(began).Seconds())
-	return nil, nil
+	return json.Marshal(map[string]any{"shown": shown(spec)})
+}
+
+// shown is what was chosen for the deployment, for those who read it.
+func shown(s Spec) map[string]string {
+	m := map[string]string{"serving.runtime": s.Runtime}
+	if s.Flavor != "" {
+		m["serving.flavor"] = s.Flavor
+	}
+	return m
 }
 
 func plural(n int, what string) string {

@@ -19,9 +19,7 @@ import (
 	"lapis/ml/data"
 	"lapis/ml/endpoint"
 	"lapis/ml/environment"
-	"lapis/ml/job"
 	"lapis/ml/serving"
-	"lapis/pattern"
 	"lapis/resource"
 )
 
@@ -170,7 +168,7 @@ func (d *Deployer) resolve(ctx context.Context, w wanted) (Spec, error) {
 	var env environment.Wanted
 	var inference inference
 	if p.EnvironmentID != "" {
-		r, err := job.FindEnvironment(ctx, d.Resources, w.site.ID, p.EnvironmentID)
+		r, err := asset.Refer(ctx, d.Resources, w.site.ID, "environments", p.EnvironmentID, "environmentId")
 		if err != nil {
 			return s, err
 		}
@@ -376,46 +374,8 @@ func program(s *Spec, command string, routes inferenceConfig) error {
 	return nil
 }
 
-var (
-	modelARM      = pattern.New(`(?i)^(?:azureml:)?(/subscriptions/.+/(?:workspaces|registries)/[^/]+)/models/([^/]+)/(versions|labels)/([^/]+)$`)
-	modelRegistry = pattern.New(`(?i)^azureml://registries/([^/]+)/models/([^/]+)/(versions|labels)/([^/]+)$`)
-	modelShort    = pattern.New(`^azureml:([^:/@]+)(?::([^:/@]+)|@([^:/@]+))$`)
-)
-
-// findModel finds the model version that a deployment names.
-func (d *Deployer) findModel(ctx context.Context, workspace resource.ID, id string) (resource.Resource, error) {
-	version := func(kind, text string) string {
-		if strings.EqualFold(kind, "labels") {
-			return "@" + text
-		}
-		return text
-	}
-	if m := modelARM.FindStringSubmatch(id); m != nil {
-		home, err := resource.ParseID(m[1])
-		if err != nil {
-			return resource.Resource{}, err
-		}
-		return asset.Find(ctx, d.Resources, home, "models", strings.TrimPrefix(m[2], "azureml:"), version(m[3], m[4]))
-	}
-	if m := modelRegistry.FindStringSubmatch(id); m != nil {
-		r, err := ml.FindRegistry(ctx, d.Resources, m[1])
-		if err != nil {
-			return resource.Resource{}, err
-		}
-		return asset.Find(ctx, d.Resources, r.ID, "models", m[2], version(m[3], m[4]))
-	}
-	if m := modelShort.FindStringSubmatch(id); m != nil {
-		v := m[2]
-		if v == "" {
-			v = "@" + m[3]
-		}
-		return asset.Find(ctx, d.Resources, workspace, "models", m[1], v)
-	}
-	return resource.Resource{}, fault.Invalid("'properties.model' is %q, which is no id of a model version", clip(id)).With("ValidationError").At("properties.model")
-}
-
 func (d *Deployer) model(ctx context.Context, w wanted) (*Model, error) {
-	r, err := d.findModel(ctx, w.site.ID, w.deployment.Model)
+	r, err := asset.Refer(ctx, d.Resources, w.site.ID, "models", w.deployment.Model, "model")
 	if err != nil {
 		return nil, err
 	}

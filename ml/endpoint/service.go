@@ -138,7 +138,7 @@ type Status struct {
 }
 
 // internal are the members of a status that readers do not see.
-var internal = []string{"live", "previous", "capacity", "shown", "scaling", "scoringPath", "trafficBefore"}
+var internal = []string{"live", "previous", "capacity", "failure", "asleep", "shown", "scaling", "scoringPath", "trafficBefore"}
 
 // StatusOf reads the status of an endpoint or a deployment.
 func StatusOf(r resource.Resource) Status {
