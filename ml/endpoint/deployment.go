@@ -275,7 +275,7 @@ func script(name string) error {
 }
 
 var (
-	variableName = pattern.New(`^[^=\x00-\x1f]{1,1024}$`)
+	variableName = pattern.New(`^[^=\x00-\x1f]{1,1000}$`)
 	reference    = pattern.New(`\$\{\{\s*([^}]*?)\s*\}\}`)
 	inConnection = pattern.New(`(?i)^azureml://connections/([^/]+)/(?:credentials/[^/]+|target|metadata/[^/]+|type)$`)
 )

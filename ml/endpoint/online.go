@@ -314,6 +314,7 @@ func (s *Service) keepProperties(c *resource.Change, p, old resource.Document, g
 
 // settings are what an endpoint's properties say to the gateway.
 type settings struct {
+	local   bool // everyone is let in
 	sticky  string
 	origins []string
 	limits  serving.Limits
@@ -321,6 +322,7 @@ type settings struct {
 
 // The properties of an endpoint that mean something here.
 const (
+	localProperty   = "serving.local"
 	stickyProperty  = "serving.sticky_header"
 	originsProperty = "serving.cors"
 	rateProperty    = "serving.requests_per_second"
@@ -331,6 +333,13 @@ const maxBody = 4 << 30 // bytes
 
 func parseSettings(p map[string]string) (settings, error) {
 	var s settings
+	switch v := p[localProperty]; v {
+	case "", "false":
+	case "true":
+		s.local = true
+	default:
+		return s, invalid("properties."+localProperty, "is %q; it can be true or false", clip(v))
+	}
 	if v := p[stickyProperty]; v != "" {
 		if len(v) > 100 || strings.ContainsFunc(v, func(r rune) bool {
 			return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')

@@ -334,5 +334,8 @@ func (s *Service) route(ctx context.Context, e resource.Resource, deployments []
 		return r, err
 	}
 	r.Sticky, r.CORS, r.Limits = settings.sticky, settings.origins, settings.limits
+	if settings.local {
+		r.Auth = ""
+	}
 	return r, nil
 }
