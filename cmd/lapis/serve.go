@@ -214,7 +214,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	}
 	v.manager = manager.New(resource.NewTypes(types...), resources, lock.Guard{Access: rbac.Checker{}, Store: resources}, nil, log)
 	v.loops = append(v.loops, loop{"operations", v.manager.Run},
-		loop{"upkeep", v.upkeep(resources, stored, builder, v.dispatcher)}, loop{"memory", giveBack})
+		loop{"upkeep", v.upkeep(resources, stored, builder, v.uses)}, loop{"memory", giveBack})
 
 	// What was deleted, until it is removed for good.
 	bin := &trash.Trash{Runs: runs, Blobs: blobs, Resources: resources, Keep: time.Duration(s.TrashDays) * 24 * time.Hour,

@@ -58,6 +58,11 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 	}), nil
 }
 
+// uses tells whether a job or a deployment uses the environment of that hash.
+func (v *server) uses(hash string) bool {
+	return v.dispatcher.Uses(hash) || v.deployer != nil && v.deployer.Uses(hash)
+}
+
 // maxSocketFolder is the longest path of the folder in which groups have their
 // folders: a socket's path has at most 107 bytes.
 const maxSocketFolder = 80

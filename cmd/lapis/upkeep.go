@@ -8,7 +8,6 @@ import (
 	"lapis/backend/pyenv"
 	"lapis/backend/sqldb"
 	"lapis/ml"
-	"lapis/ml/dispatch"
 	"lapis/ml/workspace"
 	"lapis/resource"
 	"lapis/resource/manager"
@@ -21,9 +20,9 @@ const (
 )
 
 // upkeep gives back what is past its time: ended operations and old activity
-// entries, blocks of uploads that were never finished, environments that no job
+// entries, blocks of uploads that were never finished, environments that nothing
 // has used for long.
-func (v *server) upkeep(resources *sqldb.Resources, blobs *disk.Store, builder *pyenv.Builder, jobs *dispatch.Dispatcher) func(context.Context) error {
+func (v *server) upkeep(resources *sqldb.Resources, blobs *disk.Store, builder *pyenv.Builder, uses func(hash string) bool) func(context.Context) error {
 	return func(ctx context.Context) error {
 		first := time.After(time.Minute) // not while the server starts
 		tick := time.NewTicker(upkeepEvery)
@@ -44,7 +43,7 @@ func (v *server) upkeep(resources *sqldb.Resources, blobs *disk.Store, builder *
 			if err := v.purgeDeleted(ctx); err != nil && ctx.Err() == nil {
 				v.log.Error("purge deleted workspaces", "err", err)
 			}
-			freed, err := builder.Sweep(ctx, jobs.Uses)
+			freed, err := builder.Sweep(ctx, uses)
 			if err != nil && ctx.Err() == nil {
 				v.log.Error("sweep environments", "err", err)
 			}

@@ -91,6 +91,7 @@ type Deployer struct {
 	live   map[string]string // deployment's key → task id that the routes name
 	busy   map[string]bool   // deployment's key → Deploy or Withdraw is at work on it
 	seen   map[string]*use   // deployment's key → when it was last used
+	hashes map[string]bool   // of the environments that deployments name
 	ready  bool              // what runs has been adopted: routes may be sent
 }
 

@@ -134,6 +134,7 @@ func (d *Deployer) pass(ctx context.Context) error {
 	}
 	named := map[string]bool{}    // tasks that a status names
 	changing := map[string]bool{} // beginnings of tasks of deployments that are about to change
+	hashes := map[string]bool{}   // of environments
 	stale := false                // the routes
 	for _, r := range all {
 		site, err := ml.SiteOf(ctx, d.Resources, r.ID)
@@ -151,6 +152,10 @@ func (d *Deployer) pass(ctx context.Context) error {
 		if s.Live == nil {
 			continue
 		}
+		hashes[s.Live.Spec.Recipe.Hash()] = true
+		if s.Previous != nil {
+			hashes[s.Previous.Spec.Recipe.Hash()] = true
+		}
 		task := taskID(site.GUID, r.ID, s.Live.ID)
 		if !s.Asleep {
 			named[task] = true
@@ -167,6 +172,9 @@ func (d *Deployer) pass(ctx context.Context) error {
 			stale = true
 		}
 	}
+	d.mu.Lock()
+	d.hashes = hashes
+	d.mu.Unlock()
 	if stale {
 		if err := d.Route(ctx); err != nil {
 			return err
@@ -174,6 +182,21 @@ func (d *Deployer) pass(ctx context.Context) error {
 	}
 	d.sweep(ctx, observed, named, changing)
 	return d.rest(ctx, all)
+}
+
+// Uses tells whether a deployment uses the environment of that hash.
+func (d *Deployer) Uses(hash string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.hashes == nil || d.hashes[hash] {
+		return true
+	}
+	for _, g := range d.groups {
+		if g.spec.Recipe.Hash() == hash {
+			return true
+		}
+	}
+	return false
 }
 
 // tend looks at a group that runs, and tells whether the routes have to change.
