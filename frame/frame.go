@@ -212,6 +212,20 @@ func AppendRequest(b []byte, q Request) ([]byte, error) {
 	return append(b, q.Body...), nil
 }
 
+// CompleteRequest sets the length and the timeout of a request's frame that
+// stands in b alone, after bytes of its body were appended to b.
+func CompleteRequest(b []byte, timeout time.Duration) error {
+	if len(b) < 9 || Kind(b[4]) != KindRequest {
+		return fmt.Errorf("%w: not a request", ErrMalformed)
+	}
+	if len(b)-4 > MaxSize {
+		return fmt.Errorf("%w: %d bytes long, and at most %d are allowed", ErrMalformed, len(b)-4, MaxSize)
+	}
+	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
+	binary.LittleEndian.PutUint32(b[5:], uint32(min(max(timeout.Milliseconds(), 0), 1<<32-1)))
+	return nil
+}
+
 // AppendReply appends the whole frame of a reply to b: of a KindReply or a
 // KindBegin.
 func AppendReply(b []byte, k Kind, a Reply) ([]byte, error) {

@@ -203,7 +203,7 @@ func lookAtServer(ctx context.Context, f *folder, address string) finding {
 			r.Status, r.Found, r.Remedy = failing, "--listen "+address, "Give it the form HOST:PORT."
 			return r
 		}
-		listeners, _, err := listen(address)
+		listeners, _, err := listen("--listen", address)
 		for _, l := range listeners {
 			l.Close()
 		}

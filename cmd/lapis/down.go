@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lapis/edge/gateway"
 	"lapis/fault"
 )
 
@@ -20,8 +21,8 @@ func downCommand() *cobra.Command {
 		Use:     "down",
 		Short:   "Stop the server",
 		GroupID: groupServer,
-		Long: `Stop the server of a data folder. Jobs that run go on, and the next start finds
-them; with --jobs they are canceled first.`,
+		Long: `Stop the server of a data folder, and its online endpoints with it. Jobs that run
+go on, and the next start finds them; with --jobs they are canceled first.`,
 		Example: `  lapis down
   lapis down --jobs`,
 		Args: noWords,
@@ -53,7 +54,7 @@ func down(ctx context.Context, data string, jobs bool, out io.Writer) error {
 			return fault.Conflicts("No server is running on %s, and without one no job can be canceled. Start it with `lapis up --data %s`, then run this again.", f.dir, quote(f.dir))
 		}
 		fmt.Fprintf(out, "No server is running on %s.\n", f.dir)
-		return nil
+		return f.downGateway(ctx, out)
 	}
 	if jobs {
 		n, err := f.cancelJobs(ctx, out)
@@ -72,7 +73,7 @@ func down(ctx context.Context, data string, jobs bool, out io.Writer) error {
 		}
 		if now != pid {
 			fmt.Fprintf(out, "Stopped the server with pid %d.\n", pid)
-			return nil
+			return f.downGateway(ctx, out)
 		}
 		select {
 		case <-ctx.Done():
@@ -81,4 +82,17 @@ func down(ctx context.Context, data string, jobs bool, out io.Writer) error {
 		}
 	}
 	return fault.New(fault.Unavailable, "StillRunning", "The server with pid %d has not stopped within %s. Its log is %s; `kill -9 %d` ends it at once and loses nothing that was acknowledged.", pid, downWithin, f.path("logs", "server.log"), pid)
+}
+
+// downGateway stops the gateway, which may have outlived its server.
+func (f *folder) downGateway(ctx context.Context, out io.Writer) error {
+	pid, err := f.gatewayPid()
+	if err != nil || pid == 0 {
+		return err
+	}
+	if err := f.stopGateway(ctx, gateway.NewClient(f.gatewaySocket())); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Stopped the gateway of online endpoints with pid %d.\n", pid)
+	return nil
 }

@@ -20,16 +20,16 @@ import (
 	"lapis/fault"
 )
 
-// listen opens the address: for "localhost" both loopback addresses, for any
+// listen opens the address that a flag gave: for "localhost" both loopback addresses, for any
 // other host the loopback too, since jobs talk to it. Port "0" takes a free
 // one. It returns the port.
-func listen(address string) ([]net.Listener, string, error) {
+func listen(flag, address string) ([]net.Listener, string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, "", fault.Invalid("--listen %q is not of the form HOST:PORT, such as localhost:7443.", address).From(err)
+		return nil, "", fault.Invalid("%s %q is not of the form HOST:PORT, such as localhost:7443.", flag, address).From(err)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return nil, "", fault.Invalid("--listen %q has no port between 0 and 65535.", address).From(err)
+		return nil, "", fault.Invalid("%s %q has no port between 0 and 65535.", flag, address).From(err)
 	} else {
 		port = strconv.FormatUint(n, 10)
 	}
@@ -53,13 +53,13 @@ func listen(address string) ([]net.Listener, string, error) {
 		l, err := net.Listen("tcp", net.JoinHostPort(h, port))
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			return fail(inUse(port))
+			return fail(inUse(flag, port))
 		case h == "::1" && err != nil:
 			continue // a machine without IPv6
 		case errors.Is(err, syscall.EACCES):
-			return fail(fault.Denied("Port %s is for root alone. Take one above 1023, such as --listen %s.", port, net.JoinHostPort(host, "7443")).From(err))
+			return fail(fault.Denied("Port %s is for root alone. Take one above 1023, such as %s %s.", port, flag, net.JoinHostPort(host, "7443")).From(err))
 		case err != nil:
-			return fail(fault.Invalid("Cannot listen on %s: %v. Name an address of this machine with --listen.", net.JoinHostPort(h, port), err).From(err))
+			return fail(fault.Invalid("Cannot listen on %s: %v. Name an address of this machine with %s.", net.JoinHostPort(h, port), err, flag).From(err))
 		}
 		open = append(open, l)
 		if port == "0" {
@@ -70,12 +70,12 @@ func listen(address string) ([]net.Listener, string, error) {
 }
 
 // inUse says who holds the port and what to do.
-func inUse(port string) error {
+func inUse(flag, port string) error {
 	holder := "another process"
 	if pid, command := portHolder(port); pid > 0 {
 		holder = fmt.Sprintf("pid %d (%s)", pid, command)
 	}
-	return fault.New(fault.Conflict, "PortInUse", "Port %s is in use by %s. Stop that, or take another port: lapis up --listen localhost:PORT", port, holder)
+	return fault.New(fault.Conflict, "PortInUse", "Port %s is in use by %s. Stop that, or take another port: lapis up %s localhost:PORT", port, holder, flag)
 }
 
 // portHolder finds the process that listens on a TCP port, 0 if it is not ours to see.

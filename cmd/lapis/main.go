@@ -56,6 +56,7 @@ var commands = []struct {
 	{"restore", restoreCommand},
 	{"token", tokenCommand},
 	{"version", versionCommand},
+	{"gateway", gatewayCommand},
 }
 
 func main() {

@@ -71,7 +71,8 @@ type server struct {
 	endpoints  *endpoint.Service
 	deployer   *deploy.Deployer // nil without a gateway
 	courier    *courier.Courier
-	gateway    serving.Gateway // nil: there is none
+	scoring    *gatewayProcess
+	gateway    serving.Gateway // what the control plane says to it
 	bundle     string          // file with the authorities that jobs trust
 
 	// openJobs counts the jobs that have not ended.
@@ -166,6 +167,14 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.loops = append(v.loops, loop{"dispatch", v.dispatcher.Run})
 	v.openJobs = func(ctx context.Context) (int, error) { return v.dispatcher.Open(ctx, "") }
 	v.jobState = func(workspace, name string) (time.Time, error) { return jobEnded(resources, runs, workspace, name) }
+
+	// What answers the callers of online endpoints.
+	if v.scoring, err = startGateway(ctx, s, f, log); err != nil {
+		return nil, err
+	}
+	v.gateway = v.scoring.Client()
+	v.closers = append(v.closers, v.scoring)
+	v.loops = append(v.loops, loop{"gateway", v.scoring.run})
 
 	// What reaches out.
 	if v.courier, err = newCourier(s, v.bundle); err != nil {
@@ -282,7 +291,7 @@ func (v *server) plainURL() string {
 
 // scoringBase is the address of the gateway for one who reached the server at
 // origin.
-func (v *server) scoringBase(string) string { return "http://localhost:7444" }
+func (v *server) scoringBase(origin string) string { return v.scoring.Base(origin) }
 
 // seed makes what a first start must find: the subscription, its group, a
 // workspace, and the registry with the curated environments.

@@ -8,11 +8,16 @@ import (
 
 // settings are what `lapis up` can be told.
 type settings struct {
-	Data   string   // the data folder; "" for the usual one
-	Listen string   // HOST:PORT
-	URLs   []string // names the server goes by; none: https://localhost:PORT
-	Slots  int      // jobs that run at once
-	Debug  bool     // log reads too
+	Data   string // the data folder; "" for the usual one
+	Listen string // HOST:PORT
+	// Scoring is where the callers of online endpoints are answered, HOST:PORT;
+	// "": where it was the last time, at first localhost:7444.
+	Scoring string
+	Only    string // "gateway": run that alone
+
+	URLs  []string // names the server goes by; none: https://localhost:PORT
+	Slots int      // jobs that run at once
+	Debug bool     // log reads too
 
 	// TrashDays is how many days deleted runs and experiments can be restored;
 	// 0: until somebody removes them.
@@ -32,6 +37,9 @@ const (
 
 // Check names the setting that is wrong and the remedy.
 func (s settings) Check() error {
+	if s.Only != "" && s.Only != "gateway" {
+		return fault.Invalid("--only %q is not known; the one part that runs alone is gateway.", s.Only)
+	}
 	if s.Slots < 1 || s.Slots > maxSlots {
 		return fault.Invalid("--slots is %d; it must be between 1 and %d.", s.Slots, maxSlots)
 	}

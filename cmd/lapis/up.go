@@ -34,12 +34,20 @@ start finds them.`,
   lapis up --listen 0.0.0.0:7443 --url https://lapis.example.com:7443`,
 		Args: noWords,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if s.Only != "" {
+				if err := s.Check(); err != nil {
+					return err
+				}
+				return upGateway(cmd.Context(), s, cmd.OutOrStdout())
+			}
 			return up(cmd.Context(), s, cmd.OutOrStdout())
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.Data, "data", s.Data, "data folder (default $LAPIS_DATA, else $XDG_DATA_HOME/lapis)")
 	f.StringVar(&s.Listen, "listen", s.Listen, "address to listen on")
+	f.StringVar(&s.Scoring, "scoring-listen", "", "address that online endpoints are called on (default localhost:7444, or where it was the last time)")
+	f.StringVar(&s.Only, "only", "", "run this part alone: gateway")
 	f.StringArrayVar(&s.URLs, "url", nil, "address the server goes by, may be repeated (default https://localhost:PORT)")
 	f.IntVar(&s.Slots, "slots", s.Slots, "jobs that may run at once")
 	f.IntVar(&s.TrashDays, "trash-days", s.TrashDays, "days until deleted runs and experiments are removed for good; 0: never")
@@ -80,7 +88,7 @@ func up(ctx context.Context, s settings, out io.Writer) (err error) {
 	}
 	log := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: level}))
 
-	listeners, port, err := listen(s.Listen)
+	listeners, port, err := listen("--listen", s.Listen)
 	if err != nil {
 		return err
 	}
@@ -94,6 +102,9 @@ func up(ctx context.Context, s settings, out io.Writer) (err error) {
 		return f.explain(err)
 	}
 	defer v.close()
+	if err := v.scoring.ready(ctx); err != nil {
+		return err
+	}
 	if err := v.keepPort(ctx); err != nil {
 		return err
 	}
@@ -108,11 +119,17 @@ func up(ctx context.Context, s settings, out io.Writer) (err error) {
 	}()
 	log.Info("ready", "url", info.URL, "pid", info.Pid, "version", info.Version, "took", time.Since(start))
 	fmt.Fprintf(out, "Lapis is ready at %s after %.1f s (pid %d, data in %s).\n", info.URL, time.Since(start).Seconds(), info.Pid, f.dir)
+	if v.scoring.moved != "" {
+		fmt.Fprintln(out, v.scoring.moved)
+	}
 	fmt.Fprintf(out, "  Clients:  eval \"$(lapis connect%s)\"\n  Stop:     Ctrl-C; jobs that run go on\n", dataFlag(s))
 
 	err = v.run(ctx, listeners)
 
 	// The store is still open: say what goes on without us.
+	if n := v.scoring.leave(context.WithoutCancel(ctx)); n > 0 {
+		fmt.Fprintf(out, "%s, answered on %s; `lapis down%s` stops them.\n", deploymentsGoOn(n), v.scoring.listen, dataFlag(s))
+	}
 	n, countErr := v.openJobs(context.WithoutCancel(ctx))
 	switch {
 	case countErr != nil:
@@ -131,6 +148,13 @@ func jobsGoOn(n int) string {
 		return "1 job goes on"
 	}
 	return fmt.Sprintf("%d jobs go on", n)
+}
+
+func deploymentsGoOn(n int) string {
+	if n == 1 {
+		return "1 deployment goes on"
+	}
+	return fmt.Sprintf("%d deployments go on", n)
 }
 
 func dataFlag(s settings) string {

@@ -23,6 +23,10 @@ type Routes struct {
 type Trust struct {
 	Key    []byte `json:"key"`    // public key that signs tokens, PKIX, DER
 	Tenant string `json:"tenant"` // GUID
+
+	// Audiences of tokens that are good here, beside the public one of Azure ML;
+	// without a slash at the end.
+	Audiences []string `json:"audiences,omitempty"`
 }
 
 // The ways a caller proves who it is.
