@@ -208,6 +208,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		v.loops = append(v.loops, loop{"deployments", v.deployer.Run})
 	}
 	types = append(types, v.endpoints.Types()...)
+	types = append(types, settingTypes(resources)...)
 	types = append(types, later()...)
 	kinds := []asset.Kind{
 		asset.Code(resources, blobs, links, now),

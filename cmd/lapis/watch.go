@@ -6,6 +6,7 @@ import (
 
 	"lapis/edge/armhttp"
 	"lapis/edge/promhttp"
+	"lapis/ml/autoscale"
 	"lapis/ml/monitor"
 	"lapis/resource"
 )
@@ -16,11 +17,20 @@ type watch struct {
 	monitor *monitor.Monitor
 }
 
+// settingTypes are the types of what steers.
+func settingTypes(resources resource.Store) []*resource.Type {
+	return []*resource.Type{autoscale.Settings(resources)}
+}
+
 // newWatch makes what watches the gateway.
 func (v *server) newWatch(resources resource.Store) (*watch, error) {
 	m, err := monitor.New(monitor.Config{Gateway: v.gateway, Resources: resources, Dir: v.folder.path("metrics"), Log: v.log, Now: now})
 	if err != nil {
 		return nil, fmt.Errorf("open the metrics: %w", err)
+	}
+	if v.deployer != nil {
+		scaler := autoscale.New(autoscale.Config{Resources: resources, Monitor: m, Scaler: v.deployer, Log: v.log, Now: now})
+		v.loops = append(v.loops, loop{"autoscale", scaler.Run})
 	}
 	v.loops = append(v.loops, loop{"metrics of endpoints", m.Run})
 	return &watch{monitor: m}, nil
