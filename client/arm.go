@@ -96,8 +96,8 @@ func (c *Client) await(ctx context.Context, method, resource string, res *http.R
 	location := res.Header.Get("Location")
 	switch {
 	case operation != "":
-		for {
-			if err := sleep(ctx, pollAfter(res)); err != nil {
+		for pause := firstPoll; ; pause = min(2*pause, lastPoll) {
+			if err := sleep(ctx, min(pause, retryAfter(res, pause))); err != nil {
 				return nil, err
 			}
 			var reply json.RawMessage
@@ -130,8 +130,8 @@ func (c *Client) await(ctx context.Context, method, resource string, res *http.R
 			}
 		}
 	case location != "" && res.StatusCode == http.StatusAccepted:
-		for res.StatusCode == http.StatusAccepted {
-			if err := sleep(ctx, pollAfter(res)); err != nil {
+		for pause := firstPoll; res.StatusCode == http.StatusAccepted; pause = min(2*pause, lastPoll) {
+			if err := sleep(ctx, min(pause, retryAfter(res, pause))); err != nil {
 				return nil, err
 			}
 			var err error
@@ -143,10 +143,12 @@ func (c *Client) await(ctx context.Context, method, resource string, res *http.R
 	return data, nil
 }
 
-// pollAfter is a second unless the server asks for more: it is near.
-func pollAfter(res *http.Response) time.Duration {
-	return retryAfter(res, 500*time.Millisecond)
-}
+// An operation is asked after soon, and then less and less often: the server
+// is near, and most are done at once.
+const (
+	firstPoll = 20 * time.Millisecond
+	lastPoll  = 500 * time.Millisecond
+)
 
 // Get reads a resource.
 func (c *Client) Get(ctx context.Context, path string) (json.RawMessage, error) {
