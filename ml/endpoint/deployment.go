@@ -76,13 +76,7 @@ func (s *Service) admitDeployment(ctx context.Context, c *resource.Change) error
 	}
 	if c.Old != nil {
 		scaling := c.Old.Location == c.New.Location && resource.EqualJSON(c.Old.Properties, c.New.Properties) && !resource.EqualJSON(c.Old.SKU, c.New.SKU)
-		c.Batch.Statuses = append(c.Batch.Statuses, resource.StatusWrite{ID: c.New.ID, Change: func(stored json.RawMessage) (json.RawMessage, error) {
-			top, err := json.Marshal(map[string]bool{"scaling": scaling})
-			if len(stored) == 0 {
-				stored = json.RawMessage("{}")
-			}
-			return resource.Overlay(stored, top), err
-		}})
+		c.Batch.Statuses = append(c.Batch.Statuses, resource.StatusWrite{ID: c.New.ID, Change: laid(map[string]bool{"scaling": scaling})})
 	}
 	return nil
 }
@@ -109,7 +103,7 @@ func (s *Service) members(ctx context.Context, c *resource.Change, p resource.Do
 	canonical(p, "endpointComputeType", "model", "modelMountPath", "codeConfiguration", "environmentId", "environmentVariables", "description",
 		"properties", "instanceType", "appInsightsEnabled", "egressPublicNetworkAccess", "requestSettings", "livenessProbe", "readinessProbe",
 		"scaleSettings", "dataCollector", "privateNetworkConnection", "containerResourceRequirements", "provisioningState", "provisioningErrors")
-	for _, name := range []string{"provisioningState", "provisioningErrors"} {
+	for _, name := range readOnly {
 		delete(p, name)
 	}
 	for _, field := range []string{"model", "modelMountPath", "environmentId", "description", "instanceType"} {
@@ -209,7 +203,7 @@ func (s *Service) content(ctx context.Context, c *resource.Change, p resource.Do
 	workspace := ml.Home(c.New.ID)
 	if p.Text("model") == "" {
 		delete(p, "model")
-	} else if _, err := asset.Refer(ctx, s.Resources, workspace, "models", p.Text("model"), "model"); err != nil {
+	} else if _, err := s.pin(ctx, workspace, "models", p, "model", "model"); err != nil {
 		return err
 	}
 	code, err := object(p, "codeConfiguration", "codeId", "scoringScript")
@@ -224,7 +218,7 @@ func (s *Service) content(ctx context.Context, c *resource.Change, p resource.Do
 	if len(code) > 0 {
 		if code.Text("codeId") == "" {
 			delete(code, "codeId") // the script is in the image or the model
-		} else if _, err := asset.Refer(ctx, s.Resources, workspace, "codes", code.Text("codeId"), "codeConfiguration.codeId"); err != nil {
+		} else if _, err := s.pin(ctx, workspace, "codes", code, "codeId", "codeConfiguration.codeId"); err != nil {
 			return err
 		}
 		if err := script(code.Text("scoringScript")); err != nil {
@@ -238,7 +232,7 @@ func (s *Service) content(ctx context.Context, c *resource.Change, p resource.Do
 	if p.Text("environmentId") == "" {
 		delete(p, "environmentId")
 	} else {
-		r, err := asset.Refer(ctx, s.Resources, workspace, "environments", p.Text("environmentId"), "environmentId")
+		r, err := s.pin(ctx, workspace, "environments", p, "environmentId", "environmentId")
 		if err != nil {
 			return err
 		}
@@ -258,6 +252,25 @@ func (s *Service) content(ctx context.Context, c *resource.Change, p resource.Do
 		return invalid("environmentId", "is required: a scoring script runs in an environment; name one")
 	}
 	return nil
+}
+
+// exact is a reference to one version, which means the same for ever.
+var exact = pattern.New(`(?i)^(?:/subscriptions/|azureml://registries/).+/versions/[^/]+$`)
+
+// pin finds the version that a member names. A label or a short name is replaced
+// by the version that it stands for now: what is deployed does not change by itself.
+func (s *Service) pin(ctx context.Context, workspace resource.ID, segment string, d resource.Document, field, at string) (resource.Resource, error) {
+	given := d.Text(field)
+	r, err := asset.Refer(ctx, s.Resources, workspace, segment, given, at)
+	if err != nil || exact.MatchString(given) && !strings.Contains(given, "/azureml:") {
+		return r, err
+	}
+	if home := ml.Home(r.ID); home.Is(ml.Registries) {
+		d.Set(field, "azureml://registries/"+home.Name()+"/"+segment+"/"+r.ID.Parent().Name()+"/versions/"+r.ID.Name())
+	} else {
+		d.Set(field, r.ID.String())
+	}
+	return r, nil
 }
 
 // script refuses a scoring script that lies outside the code.
@@ -730,7 +743,12 @@ func (s *Service) provisionDeployment(ctx context.Context, r resource.Resource) 
 			return nil, err
 		}
 	}
-	if err := s.score(ctx, r); err != nil {
+	now, err := s.Resources.Get(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	live := StatusOf(now).Live
+	if err := s.score(ctx, r.ID.Parent(), live); err != nil {
 		return nil, err
 	}
 	shown, err := s.origin(ctx, r)
@@ -741,9 +759,9 @@ func (s *Service) provisionDeployment(ctx context.Context, r resource.Resource) 
 	if err != nil {
 		return nil, err
 	}
-	var chosen map[string]string
-	_ = json.Unmarshal(done["shown"], &chosen)
-	maps.Copy(shown, chosen)
+	if live != nil && live.Spec.Runtime != "" {
+		shown["serving.runtime"] = live.Spec.Runtime
+	}
 	done.Set("shown", shown)
 	return done.Raw(), nil
 }
@@ -777,52 +795,20 @@ func (s *Service) origin(ctx context.Context, r resource.Resource) (map[string]s
 // defaultPath is where models score.
 const defaultPath = "/score"
 
-// ScoringPath is where a deployment in the environment with those properties
-// scores: what its inference_config says, or "/score".
-func ScoringPath(environment json.RawMessage) string {
-	e, err := resource.ParseDocument(environment)
-	if err != nil {
-		return defaultPath
-	}
-	config := e.Object("inferenceConfig")
-	canonical(config, "scoringRoute")
-	route := config.Object("scoringRoute")
-	canonical(route, "path")
-	if at := route.Text("path"); strings.HasPrefix(at, "/") {
-		return at
-	}
-	return defaultPath
-}
-
-// score writes into the endpoint where its model scores.
-func (s *Service) score(ctx context.Context, r resource.Resource) error {
-	var d Deployment
-	if err := json.Unmarshal(r.Properties, &d); err != nil {
-		return err
-	}
+// score writes into the endpoint where what serves now scores.
+func (s *Service) score(ctx context.Context, id resource.ID, live *Live) error {
 	at := defaultPath
-	if d.EnvironmentID != "" {
-		e, err := asset.Refer(ctx, s.Resources, ml.Home(r.ID), "environments", d.EnvironmentID, "environmentId")
-		if err == nil {
-			at = ScoringPath(e.Properties)
-		} else if !fault.Is(err, fault.Missing) {
-			return err
-		}
+	if live != nil && strings.HasPrefix(live.Spec.ScoringPath, "/") {
+		at = live.Spec.ScoringPath
 	}
-	endpoint, err := s.Resources.Get(ctx, r.ID.Parent())
+	endpoint, err := s.Resources.Get(ctx, id)
 	if err != nil {
 		return err
 	}
 	if was := StatusOf(endpoint).Path; was == at || was == "" && at == defaultPath {
 		return nil
 	}
-	_, err = s.Resources.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: endpoint.ID, Change: func(stored json.RawMessage) (json.RawMessage, error) {
-		top, err := json.Marshal(map[string]string{"scoringPath": at})
-		if len(stored) == 0 {
-			stored = json.RawMessage("{}")
-		}
-		return resource.Overlay(stored, top), err
-	}}}})
+	_, err = s.Resources.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: endpoint.ID, Change: laid(map[string]string{"scoringPath": at})}}})
 	return err
 }
 

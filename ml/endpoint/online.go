@@ -139,7 +139,7 @@ func (s *Service) admitEndpoint(ctx context.Context, c *resource.Change) error {
 	}
 	canonical(p, "authMode", "description", "compute", "keys", "properties", "traffic", "mirrorTraffic", "publicNetworkAccess",
 		"scoringUri", "swaggerUri", "provisioningState", "provisioningErrors")
-	for _, name := range []string{"scoringUri", "swaggerUri", "provisioningState", "provisioningErrors"} {
+	for _, name := range append([]string{"scoringUri", "swaggerUri"}, readOnly...) {
 		delete(p, name)
 	}
 	old := resource.Document{}

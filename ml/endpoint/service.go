@@ -124,12 +124,12 @@ func busy(title string, old *resource.Resource) error {
 type Status struct {
 	ProvisioningState string `json:"provisioningState,omitempty"`
 
-	// Live says that the deployment serves, though its last change may have
-	// failed: what of, is the Deployer's.
-	Live json.RawMessage `json:"live,omitempty"`
+	// Live is there when the deployment serves, though its last change may have
+	// failed. A Deployer writes it.
+	Live *Live `json:"live,omitempty"`
 
 	// Shown is laid over properties.properties for those who read the
-	// deployment: what was chosen for it, such as "serving.runtime".
+	// deployment: where its model is from, and what was chosen for it.
 	Shown map[string]string `json:"shown,omitempty"`
 
 	Scaling bool          `json:"scaling,omitempty"`       // of a deployment: its capacity alone was changed
@@ -137,8 +137,31 @@ type Status struct {
 	Splits  []pastTraffic `json:"trafficBefore,omitempty"` // of an endpoint, the last first
 }
 
-// internal are the members of a status that readers do not see.
-var internal = []string{"live", "previous", "capacity", "failure", "asleep", "shown", "scaling", "scoringPath", "trafficBefore"}
+// Live is the part of what serves that its readers are told of.
+type Live struct {
+	Spec struct {
+		Runtime     string `json:"runtime"`
+		ScoringPath string `json:"scoringPath"`
+	} `json:"spec"`
+}
+
+// internal are the members of a status that readers do not see, and readOnly
+// those that they may send back.
+var (
+	internal = []string{"live", "previous", "capacity", "asleep", "failure", "shown", "scaling", "scoringPath", "trafficBefore"}
+	readOnly = []string{"provisioningState", "provisioningErrors", "stage"}
+)
+
+// laid lays members over a stored status.
+func laid(members any) func(json.RawMessage) (json.RawMessage, error) {
+	return func(stored json.RawMessage) (json.RawMessage, error) {
+		top, err := json.Marshal(members)
+		if len(stored) == 0 {
+			stored = json.RawMessage("{}")
+		}
+		return resource.Overlay(stored, top), err
+	}
+}
 
 // StatusOf reads the status of an endpoint or a deployment.
 func StatusOf(r resource.Resource) Status {
@@ -159,7 +182,7 @@ func serves(r resource.Resource) bool {
 	case resource.Creating, resource.Deleting:
 		return false
 	case resource.Failed, resource.Canceled:
-		return len(s.Live) > 0
+		return s.Live != nil
 	}
 	return true
 }

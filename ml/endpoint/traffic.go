@@ -158,16 +158,8 @@ func (s *Service) remember(id resource.ID, was map[string]int) resource.StatusWr
 	return resource.StatusWrite{ID: id, Change: func(stored json.RawMessage) (json.RawMessage, error) {
 		splits := StatusOf(resource.Resource{Status: stored}).Splits
 		splits = append([]pastTraffic{{Traffic: live(was), Until: now}}, splits...)
-		return withSplits(stored, splits[:min(len(splits), maxSplits)])
+		return laid(map[string]any{"trafficBefore": splits[:min(len(splits), maxSplits)]})(stored)
 	}}
-}
-
-func withSplits(stored json.RawMessage, splits []pastTraffic) (json.RawMessage, error) {
-	top, err := json.Marshal(map[string]any{"trafficBefore": splits})
-	if len(stored) == 0 {
-		stored = json.RawMessage("{}")
-	}
-	return resource.Overlay(stored, top), err
 }
 
 // rollback gives the endpoint the split that it had before, at once. Done twice,
