@@ -47,6 +47,7 @@ type order struct {
 	Grace   time.Duration
 	Memory  int64
 	CPU     float64
+	LogKeep int64
 }
 
 // Launch stages the task and starts it.
@@ -143,7 +144,7 @@ func validName(name string) bool {
 // prepare makes the folder ready, whatever was in it, and the order to go with it.
 func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (order, error) {
 	dir := r.dir(name)
-	o := order{Dir: dir, Bash: r.bash, Boot: r.boot, Timeout: t.Timeout, Grace: t.Grace, Memory: t.Memory, CPU: t.CPU}
+	o := order{Dir: dir, Bash: r.bash, Boot: r.boot, Timeout: t.Timeout, Grace: t.Grace, Memory: t.Memory, CPU: t.CPU, LogKeep: t.LogKeep}
 	if o.Grace <= 0 {
 		o.Grace = defaultGrace
 	}

@@ -115,3 +115,42 @@ func (s shortPages) List(ctx context.Context, c blob.Container, q blob.Query) (b
 	q.Limit = 3
 	return s.Store.List(ctx, c, q)
 }
+
+func TestTheHeadOfALongLogGivesItsRoomBack(t *testing.T) {
+	const keep = 1 << 20
+	s := supervisor{order: order{Dir: t.TempDir(), LogKeep: keep}}
+	path := filepath.Join(s.Dir, artefacts, stdLog)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	room := func() int64 {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	log := strings.Repeat("a line of a log that goes on\n", 2*keep/29)
+	if err := os.WriteFile(path, []byte(log), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.trimLog()
+	if text := read(t, path); text != log {
+		t.Error("a log that is not too long was changed")
+	}
+	log += log
+	if err := os.WriteFile(path, []byte(log), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if room() < 3*keep {
+		t.Skip("the file system here compresses what it keeps")
+	}
+	s.trimLog()
+	text := read(t, path)
+	if len(text) != len(log) || text[len(text)-keep:] != log[len(log)-keep:] {
+		t.Errorf("the log's last %d bytes are not what was written", keep)
+	}
+	if room() > keep+64<<10 {
+		t.Errorf("the log still takes %d bytes of the disk", room())
+	}
+}

@@ -171,6 +171,12 @@ func (s *supervisor) follow() compute.Exit {
 	var timeout, grace, again <-chan time.Time
 	var giveUp time.Time
 	over := false // the command itself has ended
+	var trim <-chan time.Time
+	if s.LogKeep > 0 {
+		ticker := time.NewTicker(trimEvery)
+		defer ticker.Stop()
+		trim = ticker.C
+	}
 	if s.Timeout > 0 {
 		timeout = time.After(s.Timeout)
 	}
@@ -221,6 +227,8 @@ func (s *supervisor) follow() compute.Exit {
 				exit.Lost = "its supervisor was told to end (SIGTERM), as when the machine is shut down"
 			}
 			end()
+		case <-trim:
+			s.trimLog()
 		case <-timeout:
 			if grace == nil && !over {
 				exit.TimedOut = true
@@ -235,6 +243,27 @@ func (s *supervisor) follow() compute.Exit {
 			}
 			kill()
 		}
+	}
+}
+
+// trimEvery is how often a supervisor looks at the length of a log that it keeps
+// short.
+const trimEvery = 10 * time.Second
+
+// trimLog gives back the room of the log's head. What is written meanwhile is
+// appended as ever, and no offset changes.
+func (s *supervisor) trimLog() {
+	log, err := os.OpenFile(filepath.Join(s.Dir, artefacts, stdLog), os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	defer log.Close()
+	st, err := log.Stat()
+	if err != nil || st.Size() < 2*s.LogKeep || st.Sys().(*syscall.Stat_t).Blocks*512 < 2*s.LogKeep {
+		return
+	}
+	if err := unix.Fallocate(int(log.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size()-s.LogKeep); err != nil {
+		fmt.Fprintln(os.Stderr, "give back the room of a log's head:", err)
 	}
 }
 

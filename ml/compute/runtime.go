@@ -33,6 +33,11 @@ type Task struct {
 	Grace   time.Duration // between TERM and KILL; 0 means 10 s
 	Memory  int64         // bytes, a hard limit where the machine can hold it; 0 means none
 	CPU     float64       // cores, a share; 0 means none
+
+	// LogKeep is of a task that runs for good: when user_logs/std_log.txt is
+	// twice as long, its head gives its room on the disk back and reads as
+	// zeros, and this many bytes at its end stay. 0 keeps all.
+	LogKeep int64
 }
 
 // Tree is a prefix of a container: a folder if it is "" or ends in "/".

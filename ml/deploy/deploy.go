@@ -521,7 +521,7 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 	if s.Script != "" {
 		env["AZUREML_ENTRY_SCRIPT"] = s.Script
 	}
-	t := compute.Task{ID: g.task, Env: env, Bin: host.Bin, Secrets: secrets, Grace: grace + s.Timeout + 2*time.Second,
+	t := compute.Task{ID: g.task, Env: env, Bin: host.Bin, Secrets: secrets, Grace: grace + s.Timeout + 2*time.Second, LogKeep: logKeep,
 		Logs: compute.Tree{Container: w.site.Artifacts(), Prefix: "serving/" + groupName(r.ID, g.generation) + "/"}}
 	if t.Bin == "" && built.Dir != "" {
 		t.Bin = built.Dir + "/bin"

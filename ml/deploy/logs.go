@@ -22,10 +22,12 @@ const (
 // stdLog is the log of a group as the runtime keeps it.
 const stdLog = "user_logs/std_log.txt"
 
-// The bounds of logs: lines that are told, and bytes that are read for them.
+// The bounds of logs: lines that are told, bytes that are read for them, and
+// bytes that a group's log keeps.
 const (
 	maxLines = 5000
 	maxTail  = 16 << 20
+	logKeep  = 2 * maxTail
 )
 
 func (d *Deployer) logPath(id resource.ID) string  { return d.pathOf(id, "start.log") }
