@@ -66,9 +66,6 @@ func (s *Service) admitDeployment(ctx context.Context, c *resource.Change) error
 	if c.New.Location == "" {
 		c.New.Location = endpoint.Location
 	}
-	if c.New.Tags == nil {
-		c.New.Tags = map[string]string{}
-	}
 	c.New.Properties = p.Raw()
 	var d Deployment
 	if err := json.Unmarshal(c.New.Properties, &d); err != nil {
@@ -833,6 +830,9 @@ func (s *Service) viewDeployments(_ context.Context, _ resource.View, rs []resou
 		}
 		p["properties"] = shown.Raw()
 		r.Properties = p.Raw()
+		if r.Tags == nil {
+			r.Tags = map[string]string{}
+		}
 		if err := showStatus(r); err != nil {
 			return err
 		}

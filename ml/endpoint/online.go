@@ -184,9 +184,6 @@ func (s *Service) admitEndpoint(ctx context.Context, c *resource.Change) error {
 	if c.New.Location == "" {
 		c.New.Location = site.Location
 	}
-	if c.New.Tags == nil {
-		c.New.Tags = map[string]string{}
-	}
 	c.New.Lookup = strings.ToLower(c.New.ID.Name())
 	if err := s.admitKeys(ctx, c, p); err != nil {
 		return err
@@ -501,6 +498,9 @@ func (s *Service) viewEndpoints(_ context.Context, v resource.View, rs []resourc
 		shown.Set(endpointIDProperty, r.ID.String())
 		p["properties"] = shown.Raw()
 		r.Properties = p.Raw()
+		if r.Tags == nil {
+			r.Tags = map[string]string{}
+		}
 		if err := showStatus(r); err != nil {
 			return err
 		}
