@@ -148,7 +148,13 @@ func points(list []monitor.Point, wanted []string) []any {
 func (m Metrics) query(r *http.Request, id resource.ID) (q monitor.Query, interval string, asked []string, err error) {
 	params := map[string]string{}
 	for name, values := range r.URL.Query() {
-		params[strings.ToLower(name)] = values[0]
+		value := values[0]
+		if strings.Contains(value, "%") { // az encodes what it encodes once more
+			if plain, err := url.QueryUnescape(value); err == nil {
+				value = plain
+			}
+		}
+		params[strings.ToLower(name)] = value
 	}
 	q.Resource = id
 	for _, name := range strings.Split(params["metricnames"], ",") {
