@@ -39,7 +39,7 @@ demo: build $(UV)
 	@scripts/demo.sh
 
 # All parts run, also after one that failed; the sum comes last.
-PARTS := test-go test-sdk test-sdk-1.15 test-az test-java test-corpus test-differential test-crash
+PARTS := test-go test-sdk test-sdk-1.15 test-az test-java test-corpus test-differential test-serving test-crash
 
 .PHONY: test
 test:
@@ -94,6 +94,12 @@ test-java: build .tools/sdk/ready
 .PHONY: test-differential
 test-differential: build .tools/sdk/ready
 	LAPIS_SEQUENCES=$${LAPIS_SEQUENCES:-60} LAPIS_MINUTES=$${LAPIS_MINUTES:-4} tests/run.sh .tools/sdk $(RESULTS)/differential.xml tests/differential -rP $(ARGS)
+
+# The same scripts and models served by Lapis, by the Azure inference server and
+# by MLflow: a part of what make soak asks. LAPIS_SEED=7 draws other requests.
+.PHONY: test-serving
+test-serving: build .tools/serving/ready
+	LAPIS_CASES=$${LAPIS_CASES:-60} tests/run.sh .tools/serving $(RESULTS)/serving.xml tests/serving -rP $(ARGS)
 
 .PHONY: soak
 soak: build .tools/sdk/ready

@@ -1,0 +1,45 @@
+"""Where Lapis answers other than the Azure inference server 1.5.1 and MLflow
+3.17.2, and why.
+
+An entry matches a difference by who is asked (the script or model, method and
+target), by where the answers differ, and by what each says; all are regular
+expressions that must be found, and "" matches anything. `most` is how many
+differences of a thousand requests it may explain. A difference that no entry
+matches fails the test, and so does one more than `most`.
+"""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass
+class Allowed:
+    reason: str
+    most: float  # of a thousand requests
+    call: str = ""
+    where: str = ""
+    theirs: str = ""
+    ours: str = ""
+
+    def matches(self, d):
+        return (
+            re.search(self.call, d.call)
+            and re.search(self.where, d.where)
+            and re.search(self.theirs, d.theirs, re.S)
+            and re.search(self.ours, d.ours, re.S)
+        )
+
+
+SCRIPTS = []
+
+MODELS = [
+    Allowed(
+        "Every reply of an endpoint carries the request's id.", most=2000,
+        where="^header x-(ms-)?(client-)?request-id$|^header traceid$", theirs="^none$",
+    ),
+    Allowed("MLflow answers a request without a content type with a 500. Here a client's mistake is a 4xx.", most=10, call="POST /invocations", where="^status$", theirs="500", ours="415"),
+    Allowed(
+        "MLflow answers a request without a content type with a 500. Here the message names the types that are taken.", most=10,
+        call="POST /invocations", where="^body$", theirs="Internal Server Error", ours="only supports the following content types",
+    ),
+]
