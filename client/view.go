@@ -40,6 +40,9 @@ func View(noun string, raw json.RawMessage) (map[string]any, error) {
 	if show, ok := views[noun]; ok {
 		show(v, r, p)
 	}
+	if strings.HasPrefix(noun, "online-") && v["tags"] == nil {
+		v["tags"] = map[string]any{}
+	}
 	for key, value := range v {
 		if value == nil {
 			delete(v, key)
