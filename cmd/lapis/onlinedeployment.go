@@ -120,6 +120,14 @@ func (n *noun) createDeployment(o *onlineFlags) {
 	}
 	cmd := n.create("create", "Create a deployment from a file, and wait until it answers", `  lapis online-deployment create -f blue.yml --all-traffic
   lapis online-deployment create -f green.yml --endpoint-name iris --name green`, f, func(cmd *cobra.Command, s *session, r spec.Result) error {
+		if !all && o.local {
+			// A local endpoint answers as soon as it has a deployment.
+			e, err := s.Endpoint(cmd.Context(), o.endpoint)
+			if err != nil {
+				return err
+			}
+			all = len(e.Properties.Traffic) == 0
+		}
 		if all {
 			s.progress.stage("Giving it all traffic …")
 			name := r.Path[strings.LastIndex(r.Path, "/")+1:]
@@ -241,7 +249,8 @@ func (n *noun) deleteDeployment(o *onlineFlags) {
 	var name string
 	var yes bool
 	cmd := n.verb("delete", "Delete a deployment", "  lapis online-deployment delete --name blue --endpoint-name iris --yes", func(cmd *cobra.Command, s *session) error {
-		if _, err := o.checkEndpoint(cmd.Context(), s, o.endpoint); err != nil {
+		e, err := o.checkEndpoint(cmd.Context(), s, o.endpoint)
+		if err != nil {
 			return err
 		}
 		if !yes {
@@ -250,6 +259,12 @@ func (n *noun) deleteDeployment(o *onlineFlags) {
 			}
 		}
 		s.progress.stage("Deleting " + name + " …")
+		if e.Properties.Traffic[strings.ToLower(name)] > 0 && o.local {
+			// Nobody splits the traffic of a local endpoint, so nobody need take it away.
+			if _, err := s.SetTraffic(cmd.Context(), o.endpoint, map[string]int{}); err != nil {
+				return err
+			}
+		}
 		return s.Delete(cmd.Context(), n.path(s, name), nil)
 	})
 	n.nameFlag(cmd, &name)
