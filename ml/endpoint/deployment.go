@@ -836,6 +836,14 @@ func (s *Service) viewDeployments(_ context.Context, _ resource.View, rs []resou
 		if err := showStatus(r); err != nil {
 			return err
 		}
+		if status.Scaled != nil && status.Scaled.To == status.Capacity && status.ProvisioningState == resource.Succeeded {
+			sku, err := resource.ParseDocument(r.SKU)
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.ID, err)
+			}
+			sku.Set("capacity", status.Capacity)
+			r.SKU = sku.Raw()
+		}
 		if status.Scaling && status.ProvisioningState == resource.Updating {
 			d, err := resource.ParseDocument(r.Status)
 			if err != nil {

@@ -132,9 +132,17 @@ type Status struct {
 	// deployment: where its model is from, and what was chosen for it.
 	Shown map[string]string `json:"shown,omitempty"`
 
-	Scaling bool          `json:"scaling,omitempty"`       // of a deployment: its capacity alone was changed
-	Path    string        `json:"scoringPath,omitempty"`   // of an endpoint: where its model scores, "/score" if ""
-	Splits  []pastTraffic `json:"trafficBefore,omitempty"` // of an endpoint, the last first
+	Scaling  bool          `json:"scaling,omitempty"`       // of a deployment: its capacity alone was changed
+	Capacity int           `json:"capacity,omitempty"`      // of a deployment: the instances that are kept
+	Scaled   *Scaled       `json:"lastScale,omitempty"`     // of a deployment that was scaled by itself
+	Path     string        `json:"scoringPath,omitempty"`   // of an endpoint: where its model scores, "/score" if ""
+	Splits   []pastTraffic `json:"trafficBefore,omitempty"` // of an endpoint, the last first
+}
+
+// Scaled is the last time that rules or load, and nobody who asked for it,
+// changed how many instances there are.
+type Scaled struct {
+	To int `json:"to"`
 }
 
 // Live is the part of what serves that its readers are told of.
@@ -149,7 +157,7 @@ type Live struct {
 // those that they may send back.
 var (
 	internal = []string{"live", "previous", "capacity", "asleep", "failure", "shown", "scaling", "scoringPath", "trafficBefore"}
-	readOnly = []string{"provisioningState", "provisioningErrors", "stage"}
+	readOnly = []string{"provisioningState", "provisioningErrors", "stage", "lastScale"}
 )
 
 // laid lays members over a stored status.
