@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"lapis/backend/meter"
 	"lapis/edge/armhttp"
 	"lapis/edge/promhttp"
 	"lapis/ml/autoscale"
@@ -24,7 +25,12 @@ func settingTypes(resources resource.Store) []*resource.Type {
 
 // newWatch makes what watches the gateway.
 func (v *server) newWatch(resources resource.Store) (*watch, error) {
-	m, err := monitor.New(monitor.Config{Gateway: v.gateway, Resources: resources, Dir: v.folder.path("metrics"), Log: v.log, Now: now})
+	var uses monitor.Meter
+	if v.deployer != nil {
+		has := machine()
+		uses = meter.New(meter.Config{Processes: v.deployer.Processes, Resources: resources, Cores: has.Cores, Memory: has.Memory, Disk: v.folder.dir})
+	}
+	m, err := monitor.New(monitor.Config{Gateway: v.gateway, Resources: resources, Meter: uses, Dir: v.folder.path("metrics"), Log: v.log, Now: now})
 	if err != nil {
 		return nil, fmt.Errorf("open the metrics: %w", err)
 	}
