@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a model the way a user would: a server, a compute, a job, its
-# metrics, its files, a registered model. Public commands only.
+# metrics, its files, a registered model, a prediction. Public commands only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/bin:$PATH"
@@ -24,7 +24,7 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("localhost", 0));
 printf '%s$%s lapis up --data %s --listen localhost:%s &\n' "$blue" "$plain" "$data" "$port"
 lapis up --data "$data" --listen "localhost:$port" >"$data/up.txt" 2>&1 &
 server=$!
-trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
+trap 'lapis down --data "$data" >/dev/null 2>&1 || true; kill $server 2>/dev/null || true; wait $server 2>/dev/null || true' EXIT
 for _ in $(seq 200); do
   grep -q 'is ready' "$data/up.txt" && break
   kill -0 $server 2>/dev/null || { cat "$data/up.txt" >&2; exit 1; }
@@ -49,6 +49,18 @@ run lapis job files --name "$job" -o table
 
 say "Its model, registered"
 run lapis model create --name iris --type mlflow_model --path "azureml://jobs/$job/outputs/model" -o table
+
+say "Deployed: an endpoint, and the model behind it"
+run lapis online-endpoint create --file examples/iris/endpoint.yml -o table
+run lapis online-deployment create --file examples/iris/deployment.yml --all-traffic -o table
+
+say "A prediction for three flowers: the CLI's, and curl's"
+run lapis online-endpoint invoke --name iris --request-file examples/iris/sample-request.json
+uri=$(lapis online-endpoint show --name iris --query scoring_uri -o tsv)
+key=$(lapis online-endpoint get-credentials --name iris --query primaryKey -o tsv)
+printf '%s$%s curl %s -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" -d @examples/iris/sample-request.json\n' "$blue" "$plain" "$uri"
+curl --silent --show-error --fail "$uri" -H "Authorization: Bearer $key" -H "Content-Type: application/json" -d @examples/iris/sample-request.json
+echo
 
 say "What to do next"
 printf '  %-62s %s\n' \

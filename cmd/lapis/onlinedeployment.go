@@ -18,7 +18,7 @@ func onlineDeploymentCommand() *cobra.Command {
 	o := &onlineFlags{}
 	n := (&noun{
 		name: "online-deployment", title: "deployment", collection: "deployments",
-		columns: []string{"name", "endpoint_name", "model", "instance_type", "instance_count", "provisioning_state"},
+		columns: []string{"name", "endpoint_name", "instance_type", "instance_count", "provisioning_state"},
 		below:   func(s *session) string { return s.EndpointPath(o.endpoint) },
 	}).start("Manage online deployments: the models behind an endpoint", `  lapis online-deployment create -f blue.yml --all-traffic
   lapis online-deployment get-logs --name blue --endpoint-name iris
