@@ -29,9 +29,16 @@ RACE   := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
+# The runner of native models loads libraries, so it is a program of its own;
+# lapis carries it along.
+RUNNER := backend/runtimes/embedded/lapis-runner.gz
+
 .PHONY: build
 build:
 	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.stamp=$(VERSION)" -o bin/lapis-runner ./cmd/lapis-runner
+	@gzip -9 -n -c bin/lapis-runner > bin/lapis-runner.gz
+	@cmp -s bin/lapis-runner.gz $(RUNNER) || mv bin/lapis-runner.gz $(RUNNER); rm -f bin/lapis-runner.gz
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.stamp=$(VERSION)" -o bin/lapis ./cmd/lapis
 
 .PHONY: demo
@@ -142,7 +149,7 @@ lint:
 
 .PHONY: clean
 clean:
-	rm -rf bin .cache
+	rm -rf bin .cache $(RUNNER)
 
 .PHONY: distclean
 distclean: clean

@@ -34,6 +34,9 @@ const (
 	GroupPort    = "LAPIS_GROUP_PORT"      // of a program: the port that its routes name; a copy of the program gets another in PORT
 	GroupProbe   = "LAPIS_GROUP_READY"     // of a program: path that answers 2xx when the program is ready
 	GroupLibrary = "LAPIS_GROUP_LIBRARY"   // native: folder with the runtime library
+
+	GroupBatchSize  = "LAPIS_GROUP_BATCH_SIZE"     // native: rows that are put together at most; "" or 0 for no batching
+	GroupBatchDelay = "LAPIS_GROUP_BATCH_DELAY_US" // native: microseconds that a request waits for others at most
 )
 
 // Group is what a group tells of itself.

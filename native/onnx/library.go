@@ -29,6 +29,8 @@ const (
 	fnOutputTypeInfo      = 34
 	fnInputName           = 36
 	fnOutputName          = 37
+	fnCreateRunOptions    = 39
+	fnTerminate           = 46
 	fnCreateTensor        = 48
 	fnCreateTensorOver    = 49
 	fnTensorData          = 51
@@ -49,6 +51,7 @@ const (
 	fnReleaseStatus       = 93
 	fnReleaseSession      = 95
 	fnReleaseValue        = 96
+	fnReleaseRunOptions   = 97
 	fnReleaseTypeInfo     = 98
 	fnReleaseTensorInfo   = 99
 	fnReleaseOptions      = 100
@@ -68,6 +71,7 @@ type Library struct {
 	env       uintptr
 	memory    uintptr // what tensors over our own memory are made with
 	allocator uintptr
+	watch     watch
 }
 
 var (
@@ -100,6 +104,7 @@ func Load(folder string) (*Library, error) {
 	version, _, _ := purego.SyscallN(word(table, 1))
 	api, _, _ := purego.SyscallN(word(table, 0), apiVersion)
 	l := &Library{Version: text(version)}
+	l.watch.lib = l
 	if api == 0 {
 		return nil, fmt.Errorf("ONNX Runtime %s is too old: 1.16 is the first that is known here", l.Version)
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"runtime"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"lapis/native/tensor"
@@ -193,8 +194,9 @@ func (l *Library) shape(info uintptr, into []int64) (tensor.Type, []int64, error
 var ErrMissing = errors.New("an input is missing")
 
 // Run runs the model. Inputs come in the model's order; wanted are the numbers
-// of the outputs, which come in that order.
-func (s *Session) Run(inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, error) {
+// of the outputs, which come in that order. At the deadline, unless it is zero,
+// the run is told to end, which it does with an error.
+func (s *Session) Run(inputs []tensor.Tensor, wanted []int, deadline time.Time) ([]tensor.Tensor, error) {
 	if len(inputs) != len(s.Inputs) {
 		return nil, ErrMissing
 	}
@@ -228,7 +230,12 @@ func (s *Session) Run(inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, er
 		}
 		return w.at(i)
 	}
-	if err := s.lib.call(fnRun, s.session, 0, from(inNames, ni), from(inValues, ni), uintptr(ni),
+	limited, options, err := s.lib.watch.begin(deadline)
+	if err != nil {
+		return nil, err
+	}
+	defer s.lib.watch.end(limited)
+	if err := s.lib.call(fnRun, s.session, options, from(inNames, ni), from(inValues, ni), uintptr(ni),
 		from(outNames, no), uintptr(no), from(outValues, no)); err != nil {
 		return nil, err
 	}

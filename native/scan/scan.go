@@ -412,3 +412,13 @@ func (s *Scanner) Skip() error {
 		return err
 	}
 }
+
+// Jump goes on at an offset of this document and returns where the scanner
+// stood.
+func (s *Scanner) Jump(to int) (from int) {
+	from, s.at = s.at, to
+	return from
+}
+
+// Left is the number of bytes that were not read yet.
+func (s *Scanner) Left() int { return len(s.b) - s.at }

@@ -338,3 +338,8 @@ func (t *Tensor) Check() error {
 	}
 	return nil
 }
+
+// AppendFloat32 appends an element of type Float32.
+func AppendFloat32(data []byte, f float32) []byte {
+	return binary.LittleEndian.AppendUint32(data, math.Float32bits(f))
+}

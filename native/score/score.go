@@ -1,0 +1,235 @@
+// Package score answers calls of /score and /invocations for models that are
+// run natively: in the form of Azure's no-code deployments ({"input_data": ...},
+// answered bare), in MLflow's ({"dataframe_split": ...} and the others, answered
+// as {"predictions": ...}), and with plain arrays.
+package score
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"lapis/frame"
+	"lapis/native/catalog"
+	"lapis/native/model"
+	"lapis/native/scan"
+	"lapis/native/tensor"
+)
+
+// Server answers from one model.
+type Server struct {
+	model   *model.Model // nil when the source has several
+	mlmodel *catalog.MLmodel
+	flavor  string
+	swagger []byte
+}
+
+// New returns a server of what was loaded.
+func New(l *catalog.Loaded) *Server {
+	s := &Server{mlmodel: l.MLflow, flavor: l.Flavor}
+	if l.Flavor != "triton" {
+		s.model, _ = l.Models.Only()
+	}
+	s.swagger = swagger(s)
+	return s
+}
+
+// Version of MLflow whose replies these are.
+const mlflowVersion = "3.17.2"
+
+// Serve answers, and tells whether the path is one of its own.
+func (s *Server) Serve(q *frame.Request, path string, a *frame.Reply) bool {
+	switch path {
+	case "/score", "/invocations":
+		if s.model == nil {
+			return false
+		}
+		s.score(q, path, a)
+	case "/swagger.json":
+		a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, s.swagger...)
+	case "/ping", "/health":
+		a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, '\n')
+	case "/version":
+		a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, mlflowVersion...)
+	default:
+		return false
+	}
+	return true
+}
+
+const contentJSON = "Content-Type: application/json\r\n"
+
+// form is how a body was written.
+type form int
+
+const (
+	azure   form = iota // {"input_data": ...}, or what a plain model takes
+	mlflow              // {"dataframe_split": ...}, ...
+	unknown             // nothing that is known
+)
+
+// score answers one request to score.
+func (s *Server) score(q *frame.Request, path string, a *frame.Reply) {
+	begun := time.Now()
+	var ends time.Time
+	if q.Timeout > 0 {
+		ends = begun.Add(q.Timeout)
+	}
+	if q.Method != "POST" {
+		s.method(q, path, a)
+		return
+	}
+	c := call{server: s, path: path, azure: path == "/score"}
+	err := c.read(q)
+	var out []tensor.Tensor
+	if err == nil {
+		out, err = c.run(ends)
+	}
+	if err == nil {
+		err = c.write(out, a)
+	}
+	if err == nil {
+		a.Status = 200
+		a.Headers = append(a.Headers, contentJSON...)
+		if c.azure {
+			took := time.Since(begun)
+			a.Headers = fmt.Appendf(append(a.Headers, "X-Ms-Run-Function-Failed: False\r\n"...), "X-Ms-Run-Fn-Exec-Ms: %.3f\r\n", float64(took.Microseconds())/1000)
+		}
+		return
+	}
+	c.refuse(err, a)
+}
+
+// method answers requests that are no POST.
+func (s *Server) method(q *frame.Request, path string, a *frame.Reply) {
+	if path == "/invocations" {
+		a.Status, a.Headers, a.Body = 405, append(a.Headers, "Allow: POST\r\n"+contentJSON...), append(a.Body, `{"detail":"Method Not Allowed"}`...)
+		return
+	}
+	a.Headers = append(a.Headers, "X-Ms-Run-Function-Failed: False\r\n"...)
+	switch q.Method {
+	case "OPTIONS":
+		a.Status, a.Headers = 200, append(a.Headers, "Content-Type: text/html; charset=utf-8\r\n"...)
+		return
+	case "HEAD", "GET":
+		a.Body = append(a.Body, `{"message": "Method not allowed"}`...)
+	default:
+		a.Body = append(a.Body, `{"message": "The method is not allowed for the requested URL."}`...)
+	}
+	a.Status, a.Headers = 405, append(a.Headers, contentJSON...)
+}
+
+// The kinds of refusals.
+type (
+	// badBody is a body that cannot be read as what it should be.
+	badBody struct{ text string }
+	// badSchema is data that breaks the signature of the model.
+	badSchema struct{ data, text string }
+	// badParam is a parameter that breaks the signature.
+	badParam struct{ text string }
+	// badType is a body of another type.
+	badType struct{ text string }
+	// badRun is data that the model does not take.
+	badRun struct{ text string }
+)
+
+func (e *badBody) Error() string   { return e.text }
+func (e *badSchema) Error() string { return e.text }
+func (e *badParam) Error() string  { return e.text }
+func (e *badType) Error() string   { return e.text }
+func (e *badRun) Error() string    { return e.text }
+
+func invalid(format string, args ...any) error { return &badBody{fmt.Sprintf(format, args...)} }
+
+// mlflowError is the body of MLflow's errors.
+type mlflowError struct {
+	Code  string `json:"error_code"`
+	Text  string `json:"message"`
+	State string `json:"sqlstate"`
+	Class string `json:"error_class"`
+	Trace string `json:"stack_trace,omitempty"`
+}
+
+// refuse writes why there is no answer.
+func (c *call) refuse(err error, a *frame.Reply) {
+	a.Headers, a.Body = a.Headers[:0], a.Body[:0]
+	var (
+		body   *badBody
+		schema *badSchema
+		param  *badParam
+		kind   *badType
+		run    *badRun
+		input  *model.InputError
+		broken *scan.Error
+	)
+	if c.azure {
+		status, failed, text := 400, "False", err.Error()
+		switch {
+		case errors.As(err, &kind):
+			status = 415
+		case errors.As(err, &broken):
+			text = "POST body could not be decoded as JSON: " + broken.Error()
+		case errors.As(err, &body):
+		case c.server.mlmodel != nil && (errors.As(err, &schema) || errors.As(err, &param) || errors.As(err, &run) || errors.As(err, &input)):
+			// What the script of a no-code deployment would raise.
+			fmt.Fprintln(os.Stderr, "Encountered Exception:", text)
+			status, failed, text = 500, "True", "An unexpected error occurred in scoring script. Check the logs for more info."
+		case errors.As(err, &schema) || errors.As(err, &param) || errors.As(err, &run) || errors.As(err, &input):
+		case errors.Is(err, model.ErrDeadline):
+			status, failed, text = 500, "True", "Scoring timeout"
+		default:
+			fmt.Fprintln(os.Stderr, "Encountered Exception:", text)
+			status, text = 500, "An unexpected internal error occurred. Check the logs for more info."
+		}
+		a.Status = status
+		a.Headers = frame.AppendHeader(append(a.Headers, contentJSON...), "X-Ms-Run-Function-Failed", failed)
+		a.Body = append(tensor.AppendString(append(a.Body, `{"message": `...), text), '}')
+		return
+	}
+	a.Status = 400
+	reply := mlflowError{Code: "BAD_REQUEST", State: "KAM00", Class: "INVALID_PARAMETER_VALUE"}
+	switch {
+	case errors.As(err, &kind):
+		a.Status = 415
+		a.Headers = append(a.Headers, "Content-Type: text/plain; charset=utf-8\r\n"...)
+		a.Body = append(a.Body, kind.text...)
+		return
+	case errors.As(err, &broken):
+		reply.Text = "Invalid input. Ensure that input is a valid JSON formatted string. Error: 'JSONDecodeError(\"" + broken.Reason + fmt.Sprintf(": char %d\")'\nInput: \n%s\n", broken.At, clip(c.text))
+	case errors.As(err, &body):
+		reply.Text = body.text
+	case errors.As(err, &schema):
+		reply.Code, reply.State, reply.Class = "INVALID_PARAMETER_VALUE", "KAM01", "SCHEMA_ENFORCEMENT_FAILED"
+		reply.Text = fmt.Sprintf("Failed to predict data '%s'. \nError: Failed to enforce schema of data '%s' with schema '%s'. Error: %s", schema.data, schema.data, c.server.schema(), schema.text)
+	case errors.As(err, &param):
+		reply.Code = "INVALID_PARAMETER_VALUE"
+		reply.Text = fmt.Sprintf("Failed to predict data '%s'. \nError: %s", c.data.String(), param.text)
+	case errors.As(err, &run) || errors.As(err, &input):
+		reply.Text = "Encountered an unexpected error while evaluating the model. Verify that the serialized input Dataframe is compatible with the model for inference."
+		reply.Trace = err.Error()
+	case errors.Is(err, model.ErrDeadline):
+		a.Status, a.Headers, a.Body = 504, append(a.Headers, contentJSON...), append(a.Body, "Request processing time exceeded limit"...)
+		return
+	default:
+		fmt.Fprintln(os.Stderr, "Encountered Exception:", err)
+		a.Status, a.Headers, a.Body = 500, append(a.Headers, "Content-Type: text/plain; charset=utf-8\r\n"...), append(a.Body, "Internal Server Error"...)
+		return
+	}
+	b, e := json.Marshal(reply)
+	if e != nil {
+		b = []byte("{}")
+	}
+	a.Headers, a.Body = append(a.Headers, contentJSON...), append(a.Body, b...)
+}
+
+// clip bounds what errors repeat.
+func clip(b []byte) string {
+	const most = 2000
+	if len(b) > most {
+		return strings.ToValidUTF8(string(b[:most]), "") + "..."
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD")
+}
