@@ -16,7 +16,7 @@ import (
 	"strings"
 )
 
-//go:embed *.py all:shims
+//go:embed *.py shims/azureml_inference_server_http/*.py shims/azureml_inference_server_http/api/*.py
 var files embed.FS
 
 // Hash tells one version of the program from another.

@@ -258,8 +258,11 @@ class Application(object):
     def answer(self, method, target, headers, body):
         started = time.perf_counter()
         path = target.partition(b"?")[0]
-        if path != b"/score":
-            path = urllib.parse.unquote_to_bytes(path)
+        if path != b"/score" or b"#" in target:
+            target = target.partition(b"#")[0]
+            path = urllib.parse.unquote_to_bytes(target.partition(b"?")[0])
+            if path.startswith(b"//"):
+                path = b"/" + path.lstrip(b"/")
         try:
             if path == b"/score" and method in (b"POST", b"GET", b"OPTIONS", b"HEAD"):
                 return self.blueprint(self.score, started, method, target, headers, body)
@@ -273,7 +276,7 @@ class Application(object):
             return 500, b"Content-Type: text/html\r\n", CRASHED, None
         known = path in (b"/score", b"/", b"/swagger.json")
         status, message = (405, NOT_ALLOWED) if known else (404, NOT_FOUND)
-        text = json.dumps({"message": message}).encode()
+        text = b"" if method == b"HEAD" else json.dumps({"message": message}).encode()
         return status, JSON + NOT_FAILED, text, (None, method, target, status, len(text), headers)
 
     def blueprint(self, view, started, method, target, headers, body):
@@ -350,7 +353,10 @@ class Application(object):
     def score(self, method, target, headers, body):
         if self.context is not None:
             with self.context.of(method, target, headers, body):
-                return self.scored(method, target, headers, body)
+                status, head, reply = self.scored(method, target, headers, body)
+            if type(reply) is not bytes:
+                reply = lapis_flask.begun(reply)
+            return status, head, reply
         return self.scored(method, target, headers, body)
 
     def scored(self, method, target, headers, body):
@@ -403,6 +409,8 @@ class Application(object):
             if result.status_code >= 500:
                 result.headers["x-ms-run-function-failed"] = "True"
             status, head, reply = lapis_flask.reply(result, method, target, headers, body)
+            if self.context is None and type(reply) is not bytes:
+                reply = lapis_flask.begun(reply)
             return status, head + took, reply
         if result is None:
             result = {}
@@ -475,7 +483,8 @@ def is_form(headers):
     """Whether a form parser eats the body."""
     kind = mime_type(headers)
     if kind == b"multipart/form-data":
-        return b"boundary=" in find(headers, b"Content-Type").lower()
+        _, named, boundary = find(headers, b"Content-Type").lower().partition(b"boundary=")
+        return bool(named and boundary.partition(b";")[0].strip(b' "'))
     return kind == b"application/x-www-form-urlencoded"
 
 
@@ -529,6 +538,8 @@ def header_dict(headers, body):
     """The headers as run() gets them: one value for each name."""
     found = {}
     for name, value in lapis_headers.pairs(headers):
+        if "_" in name:  # the server in front drops them
+            continue
         name = name.title()
         found[name] = found[name] + "," + value if name in found else value
     if "Content-Length" not in found and body:
@@ -539,6 +550,8 @@ def header_dict(headers, body):
 def first_line(e, folders):
     """What a user needs to know of an exception, in one line: what, and where in
     the user's own files."""
+    if type(e) is UserScriptError:
+        return str(e)
     text = traceback.format_exception_only(type(e), e)[-1].strip()
     text = text.splitlines()[0] if text else type(e).__name__
     at = None

@@ -28,6 +28,6 @@ def headers(origins, method, lines):
                 names = ", ".join(sorted(h.strip() for h in wanted.split(",")))
                 added += b"Access-Control-Allow-Headers: " + names.encode("latin-1") + b"\r\n"
             added += b"Access-Control-Allow-Methods: " + ", ".join(METHODS).encode() + b"\r\n"
-    if origin and (len(origins) > 1 or anyone):
+    if len(origins) > 1 or (origin and anyone):
         added += b"Vary: Origin\r\n"
     return added

@@ -1,11 +1,16 @@
 """The part of Flask that scripts see: the request of @rawhttp, `flask.request`,
 and replies that are flask.Response. Loaded only for scripts that use it."""
 
+import contextlib
 import io
 import sys
 import urllib.parse
 
 import lapis_headers
+
+
+class Crash(BaseException):
+    """A reply that the server in front of the application cannot send."""
 
 
 class Context(object):
@@ -16,10 +21,22 @@ class Context(object):
 
         self.app = flask.Flask("azureml_inference_server_http.server.create_app")
         self.request = flask.request
+        self.g = flask.g
 
     def of(self, method, target, headers, body):
         """The context of one request, for a with statement."""
-        return self.app.request_context(environ(method, target, headers, body))
+        return self.entered(environ(method, target, headers, body))
+
+    @contextlib.contextmanager
+    def entered(self, environ):
+        legacy = environ.get("HTTP_X_MS_REQUEST_ID", "")
+        with self.app.request_context(environ):
+            g = self.g
+            g.api_name = "/score"
+            g.request_id = environ.get("HTTP_X_REQUEST_ID", "")
+            g.client_request_id = environ.get("HTTP_X_MS_CLIENT_REQUEST_ID") or legacy
+            g.legacy_client_request_id = legacy or g.client_request_id or g.request_id
+            yield
 
 
 def environ(method, target, headers, body):
@@ -46,6 +63,8 @@ def environ(method, target, headers, body):
         "SERVER_PORT": "5001",
     }
     for name, value in lapis_headers.pairs(headers):
+        if "_" in name:  # the server in front drops them
+            continue
         name = name.upper().replace("-", "_")
         if name not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             name = "HTTP_" + name
@@ -65,14 +84,44 @@ def reply(response, method, target, headers, body):
     pieces)."""
     pieces, status, pairs = response.get_wsgi_response(environ(method, target, headers, body))
     streamed = response.is_streamed
-    lines = lapis_headers.lines(
-        (name, value) for name, value in pairs if not (name.lower() == "content-length" and method != b"HEAD")
-    )
     number = int(status.split(" ", 1)[0])
+    if not 200 <= number <= 999:
+        raise Crash("a reply of status %s" % status)
+    # What the server writes over.
+    replaced = ["x-request-id", "x-ms-request-id"]
+    if b"X-Ms-Client-Request-Id: " in headers or b"X-Ms-Request-Id: " in headers:
+        replaced.append("x-ms-client-request-id")
+    lines = lapis_headers.lines(
+        (name, value)
+        for name, value in pairs
+        if name.lower() not in replaced and not (name.lower() == "content-length" and method != b"HEAD")
+    )
     if streamed:
         return number, lines, pieces
     try:
         return number, lines, b"".join(pieces)
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+
+
+def begun(pieces):
+    """The same pieces; the first has been made, so that one that fails before
+    it is an error and not half a reply."""
+    try:
+        rest = iter(pieces)
+        first = next(rest, b"")
+    except Exception as e:
+        raise Crash("the reply could not be made") from e
+    return chain(first, rest, pieces)
+
+
+def chain(first, rest, pieces):
+    try:
+        yield first
+        for piece in rest:
+            yield piece
     finally:
         close = getattr(pieces, "close", None)
         if close is not None:

@@ -93,7 +93,9 @@ def read(variable, value, kind):
             raise Invalid("%s: Input should be a valid integer, got a number with a fractional part" % variable)
         return int(value)
     try:
-        return int(value.strip())
+        text = value.strip()
+        whole, _, part = text.partition(".")
+        return int(whole if part and not part.strip("0") else text)
     except (ValueError, AttributeError):
         raise Invalid("%s: Input should be a valid integer, unable to parse string as an integer" % variable)
 

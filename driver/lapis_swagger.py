@@ -81,9 +81,10 @@ class Documents(object):
             taken, given = util.get_input_schema(run), util.get_output_schema(run)
         s = self.settings
         prefix = "/" + s.service_path_prefix.strip("/") if s.service_path_prefix else ""
+        name = s.service_name.replace("$SERVICE_VERSION$", s.service_version).replace("$PATH_PREFIX$", prefix)
         info = {
-            "title": s.service_name,
-            "description": "API specification for the Azure Machine Learning service " + s.service_name,
+            "title": name,
+            "description": "API specification for the Azure Machine Learning service " + name,
             "version": s.service_version,
         }
         return (second if version == "2" else third)(version, info, prefix, taken, given)
