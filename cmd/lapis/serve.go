@@ -13,6 +13,7 @@ import (
 
 	"lapis/backend/courier"
 	"lapis/backend/disk"
+	"lapis/backend/runtimes"
 	"lapis/backend/sqldb"
 	"lapis/edge"
 	"lapis/edge/armhttp"
@@ -53,6 +54,7 @@ type server struct {
 	who      who
 	keys     *keys
 	log      *slog.Logger
+	runtimes *runtimes.Runtimes // of native models
 
 	origins   *edge.Origins
 	authority *authority
@@ -159,6 +161,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		return nil, err
 	}
 	v.closers = append(v.closers, builder)
+	v.runtimes = newRuntimes(f, builder)
 	blobs := dispatch.Live{Store: stored, Runtime: runtime}
 	v.dispatcher = dispatch.New(dispatch.Config{
 		Resources: resources, Runs: runs, Blobs: stored, Runtime: runtime, Builder: builder,

@@ -116,6 +116,18 @@ func (v *server) host(ctx context.Context, s deploy.Spec, env mlenvironment.Buil
 		h.Command = driver.Command(filepath.Join(env.Dir, "bin", "python"), folder)
 	case serving.Program:
 		h.Command = "exec " + quote(exe) + " host"
+	case serving.Native:
+		runner, library := "", ""
+		if s.Flavor == "onnx" || s.Flavor == "triton" {
+			runner, library, err = v.runtimes.Native(ctx, log)
+		} else {
+			runner, err = v.runtimes.Runner()
+		}
+		if err != nil {
+			return h, err
+		}
+		h.Env[serving.GroupLibrary] = library
+		h.Command = "exec " + quote(runner)
 	default:
 		return h, fault.New(fault.NotImplemented, "BadArgument", "The runtime %q is not offered.", s.Runtime)
 	}
