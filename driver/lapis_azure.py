@@ -88,6 +88,7 @@ class Refused(Exception):
 class Application(object):
     def start(self):
         lapis_log.start()
+        logging.getLogger("gunicorn.error").info("Booting worker with pid: %d", os.getpid())
         try:
             self.settings = settings = lapis_settings.Settings()
         except lapis_settings.Invalid as e:
@@ -109,6 +110,10 @@ class Application(object):
         sys.stdout.flush()
         lapis_log.take_print()
         logger.info("Starting up app insights client")
+        model = settings.azureml_model_dir
+        if not model or not os.path.exists(model):
+            text = "Model directory is not set or does not exist: %s"
+            logging.getLogger("azmlinfsrv.trace").warning(text, model)
         self.origins = [o.strip() for o in (settings.cors_origins or "").split(",")] if settings.cors_origins else []
         if self.origins:
             logger.info("Enabling CORS for the following origins: %s", ", ".join(self.origins))
@@ -272,8 +277,9 @@ class Application(object):
                 return self.blueprint(self.document, started, method, target, headers, body)
         except BaseException:
             # What the server in front of the application answers then.
-            logging.getLogger("gunicorn.error").error("Error handling request %s", target.decode("latin-1"), exc_info=True)
-            return 500, b"Content-Type: text/html\r\n", CRASHED, None
+            text = "%s %s" % (method.decode("latin-1"), target.decode("latin-1"))
+            logging.getLogger("gunicorn.error").error("Error handling request %s", text, exc_info=True)
+            return 500, b"Content-Type: text/html\r\n", CRASHED, (None, method, target, 500, 0, None)
         known = path in (b"/score", b"/", b"/swagger.json")
         status, message = (405, NOT_ALLOWED) if known else (404, NOT_FOUND)
         text = b"" if method == b"HEAD" else json.dumps({"message": message}).encode()
@@ -429,8 +435,7 @@ class Application(object):
         return lapis_cors.headers(self.origins, method, headers)
 
     def sent(self, log):
-        if log is not None:
-            self.log.write(log)
+        self.log.write(log)
 
     def stop(self):
         monitoring = sys.modules.get("azureml.ai.monitoring.init")

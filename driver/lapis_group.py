@@ -418,6 +418,8 @@ class Group(object):
             self.fork(p)
             return
         say("worker %d of instance %d ended: %s" % (pid, i.number, why))
+        if i.fatal and not was_ready:
+            say("Worker failed to boot.")
         if was_ready and time.monotonic() - p.ready_since > STEADY:
             p.failures = 0
             i.restarts = 1
@@ -613,6 +615,7 @@ def main():
     if not os.environ.get("LAPIS_GROUP_DIR"):
         sys.exit("lapis: LAPIS_GROUP_DIR is not set: this program is started by the server")
     lapis_settings.complete(os.environ)
+    os.write(1, ("\nAzure ML Inferencing HTTP server v%s\n\n" % lapis_settings.VERSION).encode())
     Group(os.environ).run()
 
 

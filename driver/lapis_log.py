@@ -36,7 +36,10 @@ class NoProbes(logging.Filter):
 
 
 def start():
-    """Sets the server's loggers up; those of the user stay as Python has them."""
+    """Sets the server's loggers up. The root logger is as one of the libraries
+    of the real server leaves it: to standard error, warnings and worse, and
+    a basicConfig() of the script changes nothing."""
+    logging.basicConfig()
     out = handler(sys.stdout)
     own = logger("azmlinfsrv")
     own.setLevel(logging.INFO)
@@ -105,16 +108,18 @@ class Requests(object):
 
     def write(self, log):
         """log is (started, method, target, status, size, headers); size is None
-        for a reply in pieces, started None when only the access line is due."""
+        for a reply in pieces, started None when only the access line is due,
+        headers None when the request failed outside of the application."""
         started, method, target, status, size, headers = log
         method = method.decode("latin-1")
         target = target.decode("latin-1")
         told = "N/A" if size is None else size
         took = (time.perf_counter() - started) * 1e3 if started is not None else 0
-        agent = lapis_headers.find(headers, b"User-Agent")
+        agent = headers and lapis_headers.find(headers, b"User-Agent")
         agent = agent.decode("latin-1") if agent else "-"
-        referer = lapis_headers.find(headers, b"Referer")
+        referer = headers and lapis_headers.find(headers, b"Referer")
         referer = referer.decode("latin-1") if referer else "-"
+        sent = "-" if size is None else 0 if method == "HEAD" else size
         t = time.time()
         second = int(t)
         if second != self.second:
@@ -138,7 +143,7 @@ class Requests(object):
                 text = "%sazmlinfsrv - %s %s %d %.3fms %s\n" % (head, method, target, status, took, told)
             if not probe:
                 text += '%sgunicorn.access - 127.0.0.1 - - [%s] "%s %s HTTP/1.1" %d %s "%s" "%s"\n' % (
-                    head, self.day, method, target, status, "-" if size is None else size, referer, agent,
+                    head, self.day, method, target, status, sent, referer, agent,
                 )  # fmt: skip
             if text:
                 try:
@@ -151,5 +156,5 @@ class Requests(object):
             own.info("%s %s %d %.3fms %s", method, target, status, took, told)
         access.info(
             '127.0.0.1 - - [%s] "%s %s HTTP/1.1" %d %s "%s" "%s"',
-            self.day, method, target, status, "-" if size is None else size, referer, agent,
+            self.day, method, target, status, sent, referer, agent,
         )  # fmt: skip
