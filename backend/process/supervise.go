@@ -165,6 +165,9 @@ func (s *supervisor) reap() {
 	}
 }
 
+// goneEvery is how often a supervisor looks whether its folder is still there.
+const goneEvery = 2 * time.Second
+
 // follow waits until nothing of the task runs any more.
 func (s *supervisor) follow() compute.Exit {
 	var exit compute.Exit
@@ -177,6 +180,8 @@ func (s *supervisor) follow() compute.Exit {
 		defer ticker.Stop()
 		trim = ticker.C
 	}
+	gone := time.NewTicker(goneEvery)
+	defer gone.Stop()
 	if s.Timeout > 0 {
 		timeout = time.After(s.Timeout)
 	}
@@ -232,6 +237,11 @@ func (s *supervisor) follow() compute.Exit {
 		case <-timeout:
 			if grace == nil && !over {
 				exit.TimedOut = true
+				end()
+			}
+		case <-gone.C:
+			// Whose folder was deleted can be found by nobody any more.
+			if _, err := os.Stat(s.Dir); errors.Is(err, os.ErrNotExist) {
 				end()
 			}
 		case <-grace:

@@ -84,15 +84,18 @@ func down(ctx context.Context, data string, jobs bool, out io.Writer) error {
 	return fault.New(fault.Unavailable, "StillRunning", "The server with pid %d has not stopped within %s. Its log is %s; `kill -9 %d` ends it at once and loses nothing that was acknowledged.", pid, downWithin, f.path("logs", "server.log"), pid)
 }
 
-// downGateway stops the gateway, which may have outlived its server.
+// downGateway stops the gateway and what it asks, which may have outlived their
+// server.
 func (f *folder) downGateway(ctx context.Context, out io.Writer) error {
 	pid, err := f.gatewayPid()
-	if err != nil || pid == 0 {
+	if err != nil {
 		return err
 	}
-	if err := f.stopGateway(ctx, gateway.NewClient(f.gatewaySocket())); err != nil {
-		return err
+	if pid != 0 {
+		if err := f.stopGateway(ctx, gateway.NewClient(f.gatewaySocket())); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "Stopped the gateway of online endpoints with pid %d.\n", pid)
 	}
-	fmt.Fprintf(out, "Stopped the gateway of online endpoints with pid %d.\n", pid)
-	return nil
+	return f.downGroups(ctx, out)
 }

@@ -12,13 +12,16 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
+	"lapis/backend/disk"
 	"lapis/backend/instances"
 	"lapis/backend/process"
 	"lapis/driver"
 	"lapis/fault"
 	"lapis/ml"
 	"lapis/ml/blob"
+	"lapis/ml/compute"
 	"lapis/ml/connection"
 	"lapis/ml/deploy"
 	mlenvironment "lapis/ml/environment"
@@ -35,7 +38,7 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 	if err != nil {
 		return nil, err
 	}
-	groups, err := process.New(process.Config{Dir: v.folder.path("serving", "groups"), Blobs: blobs, Supervisor: []string{exe, "supervise"}, Log: v.log})
+	groups, err := process.New(process.Config{Dir: v.folder.groupsFolder(), Blobs: blobs, Supervisor: []string{exe, "supervise"}, Log: v.log})
 	if err != nil {
 		return nil, err
 	}
@@ -53,10 +56,70 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 		Resources: resources, Blobs: blobs, Runtime: groups, Builder: builder, Groups: instances.Groups{}, Gateway: v.gateway,
 		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory},
 		Dir:     v.folder.path("serving", "logs"), Sockets: sockets, Spool: v.folder.path("serving", "collect"),
-		Endpoints: v.endpoints.Routes, Trust: serving.Trust{Key: key, Tenant: v.who.Tenant},
+		Endpoints: v.endpoints.Routes, Trust: serving.Trust{Key: key, Tenant: v.who.Tenant, Audiences: []string{v.origins.Default()}},
 		Host: v.host, Secret: v.connectionSecret, Log: v.log, Now: now,
 	}), nil
 }
+
+// groupsFolder is where the tasks of groups have their folders.
+func (f *folder) groupsFolder() string { return f.path("serving", "groups") }
+
+// downGroups ends the groups that a server has left running. The next one starts
+// them again.
+func (f *folder) downGroups(ctx context.Context, out io.Writer) error {
+	if _, err := os.Stat(f.groupsFolder()); err != nil {
+		return nil // there never was a deployment
+	}
+	blobs, err := disk.New(f.path("blobs"))
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	groups, err := process.New(process.Config{Dir: f.groupsFolder(), Blobs: blobs, Supervisor: []string{exe, "supervise"}})
+	if err != nil {
+		return err
+	}
+	defer groups.Close()
+	ctx, cancel := context.WithTimeout(ctx, groupsDownWithin)
+	defer cancel()
+	stopped := map[string]bool{}
+	for {
+		all, err := groups.List(ctx)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, o := range all {
+			if o.Phase == compute.Exited {
+				continue
+			}
+			left++
+			stopped[o.ID] = true
+			if err := groups.Stop(ctx, o.ID); err != nil {
+				return err
+			}
+		}
+		if left == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "StillRunning", "%d online deployment(s) have not ended within %s.", left, groupsDownWithin)
+		case <-groups.Ended():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if len(stopped) > 0 {
+		fmt.Fprintf(out, "Stopped %d online deployment(s); the next start of the server starts them again.\n", len(stopped))
+	}
+	return nil
+}
+
+// groupsDownWithin is what groups get to end what they work on.
+const groupsDownWithin = 4 * time.Minute
 
 // uses tells whether a job or a deployment uses the environment of that hash.
 func (v *server) uses(hash string) bool {
