@@ -91,6 +91,7 @@ type Deployer struct {
 	live   map[string]string // deployment's key → task id that the routes name
 	busy   map[string]bool   // deployment's key → Deploy or Withdraw is at work on it
 	seen   map[string]*use   // deployment's key → when it was last used
+	gone   map[string]int64  // deployment's key → Born of one that was withdrawn, and is about to be removed
 	hashes map[string]bool   // of the environments that deployments name
 	ready  bool              // what runs has been adopted: routes may be sent
 }
@@ -120,7 +121,7 @@ type use struct {
 // New makes a deployer.
 func New(c Config) *Deployer {
 	return &Deployer{Config: c, wake: make(chan struct{}, 1), groups: map[string]*group{}, live: map[string]string{},
-		busy: map[string]bool{}, seen: map[string]*use{}}
+		busy: map[string]bool{}, seen: map[string]*use{}, gone: map[string]int64{}}
 }
 
 // Generation is one state of a deployment that served or was to serve.
@@ -645,6 +646,7 @@ func (d *Deployer) Withdraw(ctx context.Context, r resource.Resource) error {
 		}
 	}
 	delete(d.seen, r.ID.Key())
+	d.gone[r.ID.Key()] = r.Born
 	d.mu.Unlock()
 	if err := d.Route(ctx); err != nil {
 		return err

@@ -146,7 +146,7 @@ func (d *Deployer) pass(ctx context.Context) error {
 		d.mu.Lock()
 		busy := d.busy[key] || moving[key]
 		d.mu.Unlock()
-		if busy || s.State == resource.Creating || s.State == resource.Updating || s.State == resource.Deleting {
+		if busy || s.State == resource.Creating || s.State == resource.Updating {
 			changing[taskID(site.GUID, r.ID, "")] = true
 		}
 		if s.Live == nil {
@@ -160,7 +160,7 @@ func (d *Deployer) pass(ctx context.Context) error {
 		if !s.Asleep {
 			named[task] = true
 		}
-		if busy || s.Asleep || s.State == resource.Deleting {
+		if busy || s.Asleep {
 			continue
 		}
 		g := d.known(task, r.ID, s.Live.ID, s.Live.Spec)
@@ -372,8 +372,10 @@ func (d *Deployer) sweep(ctx context.Context, observed map[string]compute.Observ
 		if routed || again {
 			continue
 		}
-		_ = o
 		d.work.Go(func() {
+			if o.Phase == compute.Running && len(g.instances) == 0 {
+				_, _ = d.look(ctx, g) // one that does not tell has nothing to end
+			}
 			d.end(ctx, g)
 			d.mu.Lock()
 			delete(d.busy, task)
@@ -477,7 +479,7 @@ func (d *Deployer) rouse(ctx context.Context, e serving.Event) {
 			continue
 		}
 		s := statusOf(r)
-		if s.Live == nil || !s.Asleep || s.State == resource.Deleting {
+		if s.Live == nil || !s.Asleep {
 			return
 		}
 		site, err := ml.SiteOf(ctx, d.Resources, r.ID)
@@ -511,7 +513,7 @@ func (d *Deployer) rest(ctx context.Context, all []resource.Resource) error {
 	var sleepers []resource.Resource
 	for _, r := range all {
 		s := statusOf(r)
-		if s.Live != nil && s.Live.Spec.Idle > 0 && !s.Asleep && s.State != resource.Deleting && s.State != resource.Updating {
+		if s.Live != nil && s.Live.Spec.Idle > 0 && !s.Asleep && s.State != resource.Updating {
 			sleepers = append(sleepers, r)
 		}
 	}

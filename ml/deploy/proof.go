@@ -71,8 +71,12 @@ func failedStart(seen serving.Group) error {
 
 // ended is the crash of a whole group.
 func ended(e compute.Exit) error {
-	lines := strings.Split(strings.TrimSpace(e.LastLine), "\n")
-	first := lines[len(lines)-1]
+	first := ""
+	for line := range strings.SplitSeq(strings.TrimSpace(e.LastLine), "\n") {
+		if !strings.HasPrefix(line, "lapis: ") {
+			first = line
+		}
+	}
 	switch {
 	case e.OOM:
 		first = "The instances were killed because they used more memory than there is; use a larger instance type or a smaller model"

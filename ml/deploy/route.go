@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"lapis/fault"
@@ -79,7 +80,7 @@ func (d *Deployer) routes(ctx context.Context) (serving.Routes, map[string]strin
 	for _, one := range all {
 		s := statusOf(one)
 		i, ok := byEndpoint[one.ID.Parent().Key()]
-		if !ok || s.Live == nil || s.State == resource.Deleting {
+		if !ok || s.Live == nil {
 			continue
 		}
 		e := &r.Endpoints[i]
@@ -92,10 +93,42 @@ func (d *Deployer) routes(ctx context.Context) (serving.Routes, map[string]strin
 	return r, live, nil
 }
 
+// deployments are all that are there to stay: neither they nor their endpoints
+// are on their way out.
 func (d *Deployer) deployments(ctx context.Context) ([]resource.Resource, error) {
+	endpoints, err := d.all(ctx, endpoint.EndpointType)
+	if err != nil {
+		return nil, err
+	}
+	stays := map[string]bool{}
+	for _, e := range endpoints {
+		stays[e.ID.Key()] = statusOf(e).State != resource.Deleting
+	}
+	all, err := d.all(ctx, endpoint.DeploymentType)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	there := map[string]bool{}
+	all = slices.DeleteFunc(all, func(r resource.Resource) bool {
+		key := r.ID.Key()
+		born, withdrawn := d.gone[key]
+		there[key] = withdrawn && born == r.Born
+		return there[key] || !stays[r.ID.Parent().Key()] || statusOf(r).State == resource.Deleting
+	})
+	for key := range d.gone {
+		if !there[key] {
+			delete(d.gone, key)
+		}
+	}
+	return all, nil
+}
+
+func (d *Deployer) all(ctx context.Context, kind string) ([]resource.Resource, error) {
 	var all []resource.Resource
 	for after := ""; ; {
-		page, err := d.Resources.List(ctx, resource.Query{Type: endpoint.DeploymentType, Limit: 1000, After: after})
+		page, err := d.Resources.List(ctx, resource.Query{Type: kind, Limit: 1000, After: after})
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,292 @@
+"""Online deployments through the unmodified SDK: they come up and answer, fail
+with the root cause, are replaced without a failed request, and outlive what
+dies beside them."""
+
+import collections
+import itertools
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+import requests
+from azure.ai.ml.entities import (
+    CodeConfiguration,
+    Environment,
+    ManagedOnlineDeployment,
+    ManagedOnlineEndpoint,
+    Model,
+    OnlineRequestSettings,
+)
+from azure.core.exceptions import HttpResponseError
+
+PLAIN = Environment(image="library/python:latest")
+
+ECHO = """
+import json, os
+def init():
+    print("loaded", os.environ.get("AZUREML_MODEL_DIR"))
+def run(data):
+    return {"got": json.loads(data), "says": %r, "pid": os.getpid()}
+"""
+
+
+class Endpoint:
+    """An endpoint of a test's own, and how it is called."""
+
+    def __init__(self, ml, name, tmp):
+        self.ml, self.name, self.tmp = ml, name, tmp
+        self.count = itertools.count()
+        ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key")).result()
+        self.key = ml.online_endpoints.get_keys(name).primary_key
+        self.uri = ml.online_endpoints.get(name).scoring_uri
+
+    def code(self, script):
+        folder = self.tmp / f"code{next(self.count)}"
+        folder.mkdir()
+        (folder / "score.py").write_text(script)
+        return CodeConfiguration(code=str(folder), scoring_script="score.py")
+
+    def deploy(self, name="blue", script=ECHO % "one", wait=True, **settings):
+        if script is not None:
+            settings.setdefault("code_configuration", self.code(script))
+            settings.setdefault("environment", PLAIN)
+        settings = {"instance_type": "Standard_DS3_v2", "instance_count": 1,
+                    "request_settings": OnlineRequestSettings(max_concurrent_requests_per_instance=8), **settings}
+        poller = self.ml.online_deployments.begin_create_or_update(ManagedOnlineDeployment(name=name, endpoint_name=self.name, **settings), skip_script_validation=True)
+        return poller.result() if wait else poller
+
+    def fails(self, *args, **settings):
+        """The first line of why a deployment fails, and the first line of its log."""
+        with pytest.raises(HttpResponseError) as failed:
+            self.deploy(*args, **settings)
+        return failed.value.error.message.splitlines()[0], self.logs(settings.get("name", "blue")).splitlines()[0]
+
+    def traffic(self, **split):
+        e = self.ml.online_endpoints.get(self.name)
+        e.traffic = split
+        self.ml.online_endpoints.begin_create_or_update(e).result()
+
+    def post(self, body=None, to=None, path=None, session=requests, **settings):
+        headers = {"Authorization": f"Bearer {self.key}", **({"azureml-model-deployment": to} if to else {}), **settings.pop("headers", {})}
+        return session.post(path or self.uri, json=body, headers=headers, timeout=60, proxies={"http": "", "https": ""}, **settings)
+
+    def logs(self, name="blue", lines=500, **settings):
+        return self.ml.online_deployments.get_logs(name, self.name, lines=lines, **settings)
+
+    def until(self, check, within=60):
+        deadline = time.monotonic() + within
+        while not (found := check()):
+            assert time.monotonic() < deadline, "it has not come to that"
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture
+def endpoint(ml, unique, tmp_path):
+    e = Endpoint(ml, unique("dep"), tmp_path)
+    yield e
+    ml.online_endpoints.begin_delete(e.name).result()
+
+
+class Load:
+    """Requests, one after the other on each of some connections, until the end."""
+
+    def __init__(self, endpoint, clients=4):
+        self.endpoint, self.replies, self.stop = endpoint, collections.Counter(), threading.Event()
+        self.failed, self.said = [], collections.Counter()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+
+    def run(self):
+        with requests.Session() as session:
+            session.trust_env = False
+            while not self.stop.is_set():
+                try:
+                    reply = self.endpoint.post({"n": 1}, session=session)
+                    self.replies[reply.status_code] += 1
+                    if reply.status_code == 200:
+                        self.said[reply.json()["says"]] += 1
+                    else:
+                        self.failed.append(f"{reply.status_code} {reply.headers.get('x-aml-reason')} {reply.text[:200]}")
+                except requests.RequestException as e:
+                    self.failed.append(repr(e))
+                time.sleep(0.005)
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for t in self.threads:
+            t.join()
+
+
+def test_a_script_is_deployed_and_answers(endpoint):
+    made = endpoint.deploy()
+    assert made.provisioning_state == "Succeeded"
+    assert endpoint.post({"a": 1}).status_code == 404  # no traffic yet
+    assert endpoint.post({"a": 1}, to="blue").json()["got"] == {"a": 1}
+    endpoint.traffic(blue=100)
+    reply = endpoint.post({"a": 2})
+    assert reply.status_code == 200 and reply.json()["got"] == {"a": 2} and reply.headers["azureml-model-deployment"] == "blue"
+
+
+def test_a_model_lies_where_the_variable_says(ml, endpoint, unique, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "w.txt").write_text("seven")
+    model = ml.models.create_or_update(Model(name=unique("m"), path=str(folder), type="custom_model"))
+    script = """
+import os
+def init():
+    global where, text
+    where = os.environ["AZUREML_MODEL_DIR"]
+    text = open(os.path.join(where, "weights", "w.txt")).read()
+def run(data):
+    return {"where": where, "text": text, "mine": os.environ["MINE"]}
+"""
+    endpoint.deploy(script=script, model=model, environment_variables={"MINE": "a b"})
+    said = endpoint.post({}, to="blue").json()
+    assert said["text"] == "seven" and said["mine"] == "a b"
+    assert said["where"].endswith(f"/azureml-models/{model.name}/{model.version}")
+
+
+BAD = {
+    "import": ("import nope_not_there\ndef init(): pass\ndef run(d): pass\n", r"ModuleNotFoundError: No module named 'nope_not_there' \(score\.py, line 1\).*conda"),
+    "syntax": ("def init(:\n", r"SyntaxError: .*score\.py"),
+    "init": ("def init():\n    raise ValueError('no weights')\ndef run(d): pass\n", r"ValueError: no weights \(score\.py, line 2\)"),
+    "exit": ("import os\ndef init():\n    os._exit(7)\ndef run(d): pass\n", r"exit|ended|7"),
+    "norun": ("def init(): pass\n", r"run"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_script_that_cannot_start_fails_with_the_root_cause_first(endpoint, kind):
+    script, pattern = BAD[kind]
+    began = time.monotonic()
+    first, logged = endpoint.fails(script=script)
+    assert re.search(pattern, first), first
+    assert logged == first
+    assert time.monotonic() - began < 30
+    found = endpoint.ml.online_deployments.get("blue", endpoint.name)
+    assert found.provisioning_state == "Failed"
+    endpoint.deploy(script=ECHO % "mended")  # it can be updated
+    assert endpoint.post({}, to="blue").json()["says"] == "mended"
+
+
+def test_a_failed_update_leaves_what_serves(endpoint):
+    endpoint.deploy()
+    endpoint.traffic(blue=100)
+    with Load(endpoint) as load:
+        first, _ = endpoint.fails(script=BAD["init"][0])
+    assert "no weights" in first
+    assert load.replies[200] > 0 and not load.failed, load.failed[:3]
+    assert endpoint.post({}).json()["says"] == "one"
+
+
+def test_a_missing_script_and_a_missing_package_are_named(endpoint):
+    with pytest.raises(Exception) as failed:
+        endpoint.deploy(code_configuration=CodeConfiguration(code=str(endpoint.code(ECHO % "x").code), scoring_script="other.py"))
+    assert "other.py" in str(failed.value)
+
+
+def test_an_update_fails_no_request(endpoint):
+    endpoint.deploy(instance_count=2)
+    endpoint.traffic(blue=100)
+    with Load(endpoint) as load:
+        endpoint.until(lambda: load.said["one"] > 20)
+        endpoint.deploy(script=ECHO % "two", instance_count=2)
+        before = load.said["one"]
+        endpoint.until(lambda: load.said["two"] > 20)
+        assert load.said["one"] == before, "the old version answered after the update was done"
+    assert not load.failed, load.failed[:3]
+
+
+def test_instances_come_and_go_without_a_failed_request(endpoint):
+    endpoint.deploy()
+    endpoint.traffic(blue=100)
+    with Load(endpoint) as load:
+        for count in (3, 1):
+            d = endpoint.ml.online_deployments.get("blue", endpoint.name)
+            d.instance_count = count
+            endpoint.ml.online_deployments.begin_create_or_update(d).result()
+            answered = endpoint.until(lambda: load.replies[200] > 100)
+            assert answered
+    assert not load.failed, load.failed[:3]
+
+
+def test_an_instance_that_is_killed_is_replaced(endpoint):
+    endpoint.deploy(instance_count=2)
+    endpoint.traffic(blue=100)
+    with Load(endpoint) as load:
+        endpoint.until(lambda: load.said["one"] > 20)
+        pid = endpoint.post({}).json()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        endpoint.until(lambda: load.said["one"] > 500)
+    assert len(load.failed) <= 1, load.failed[:3]  # the request that it worked on
+    pids = {endpoint.post({}).json()["pid"] for _ in range(60)}
+    assert pid not in pids
+
+
+def test_a_deployment_is_deleted_while_it_comes_up(endpoint):
+    poller = endpoint.deploy(script="import time\ndef init():\n    time.sleep(600)\ndef run(d): pass\n", wait=False)
+    endpoint.until(lambda: "Starting" in endpoint.logs(container_type="storage-initializer"))
+    began = time.monotonic()
+    endpoint.ml.online_deployments.begin_delete("blue", endpoint.name).result()
+    assert time.monotonic() - began < 30
+    with pytest.raises(Exception):
+        poller.result()
+
+
+def test_logs_have_as_many_lines_as_asked_for(endpoint):
+    endpoint.deploy(script="def init():\n    for i in range(100): print('line', i)\ndef run(d): return 1\n")
+    for n in (1, 7, 50):
+        assert len(endpoint.logs(lines=n).splitlines()) == n
+    assert "Copying code and model" in endpoint.logs(container_type="storage-initializer")
+
+
+def test_a_program_of_ones_own_answers(endpoint, tmp_path):
+    code = tmp_path / "server"
+    code.mkdir()
+    (code / "serve.py").write_text(
+        "import http.server, os\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(b'up')\n"
+        "    def do_POST(self):\n"
+        "        body = self.rfile.read(int(self.headers.get('Content-Length', 0)))\n"
+        "        self.send_response(200); self.send_header('Content-Length', str(len(body) + len(self.path)));\n"
+        "        self.end_headers(); self.wfile.write(self.path.encode() + body)\n"
+        "http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()\n"
+    )
+    env = Environment(
+        image="library/python:latest",
+        inference_config={
+            "liveness_route": {"port": 8080, "path": "/live"},
+            "readiness_route": {"port": 8080, "path": "/ready"},
+            "scoring_route": {"port": 8080, "path": "/predict"},
+        },
+    )
+    endpoint.deploy(script=None, environment=env, instance_count=2,
+                    code_configuration=CodeConfiguration(code=str(code), scoring_script="serve.py"),
+                    properties={"serving.command": "exec python3 serve.py"})
+    endpoint.traffic(blue=100)
+    uri = endpoint.ml.online_endpoints.get(endpoint.name).scoring_uri
+    assert uri.endswith("/predict")
+    reply = endpoint.post({"a": 1}, path=uri)
+    assert reply.status_code == 200 and reply.text.startswith("/predict"), reply.text
+
+
+def test_requests_that_take_too_long_end_and_the_next_is_answered(endpoint):
+    script = "import json, time\ndef init(): pass\ndef run(d):\n    time.sleep(json.loads(d)); return 'done'\n"
+    endpoint.deploy(script=script, request_settings=OnlineRequestSettings(request_timeout_ms=1000))
+    endpoint.traffic(blue=100)
+    assert endpoint.post(0).json() == "done"
+    assert endpoint.post(30).status_code == 408
+    assert endpoint.until(lambda: endpoint.post(0).status_code == 200)
