@@ -18,6 +18,7 @@ import (
 
 	"lapis/edge"
 	"lapis/fault"
+	"lapis/ml/endpoint"
 	"lapis/ml/monitor"
 	"lapis/ml/serving"
 )
@@ -62,7 +63,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var b bytes.Buffer
 	s.gateway(r.Context(), &b)
-	s.usage(&b)
+	s.minute(&b)
 	s.own(r.Context(), &b)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Write(b.Bytes())
@@ -93,37 +94,35 @@ func (s *Server) gateway(ctx context.Context, b *bytes.Buffer) {
 	sample(b, "lapis_gateway_up", nil, float64(up))
 }
 
-// usage tells what the monitor alone knows: what instances use.
-func (s *Server) usage(b *bytes.Buffer) {
+// minute tells what the monitor has of the last minute, by the names of Azure
+// Monitor.
+func (s *Server) minute(b *bytes.Buffer) {
 	if s.Monitor == nil {
 		return
 	}
-	for _, m := range []struct{ metric, name, about string }{
-		{monitor.CPU, "CpuUtilizationPercentage", "Use of the cores that an instance has, in percent"},
-		{monitor.Memory, "CpuMemoryUtilizationPercentage", "Use of the memory that an instance has, in percent"},
-		{monitor.Disk, "DiskUtilization", "Use of the disk that an instance writes to, in percent"},
-		{monitor.Capacity, "DeploymentCapacity", "Instances"},
-	} {
-		var lines []string
-		s.Monitor.Current(m.metric, func(resource string, dims map[string]string, p monitor.Point) {
-			parts := strings.Split(resource, "/")
-			if len(parts) < 4 {
-				return
+	lines := map[string][]string{}
+	about := map[string]string{}
+	s.Monitor.Latest(func(d monitor.Definition, resource string, dims map[string]string, v float64) {
+		parts := strings.Split(resource, "/")
+		labels := []string{"endpoint", parts[len(parts)-1]}
+		if strings.EqualFold(d.Scope, endpoint.DeploymentType) {
+			if d.Kind == monitor.Sum || d.Kind == monitor.Latency || d.Name == monitor.Concurrent {
+				return // told of the endpoint, with the deployment as a label
 			}
-			labels := []string{"endpoint", parts[len(parts)-3], "deployment", parts[len(parts)-1]}
-			for _, name := range slices.Sorted(maps.Keys(dims)) {
-				labels = append(labels, name, dims[name])
-			}
-			var line bytes.Buffer
-			sample(&line, m.name, labels, p.Average)
-			lines = append(lines, line.String())
-		})
-		if len(lines) == 0 {
-			continue
+			labels = []string{"endpoint", parts[len(parts)-3], "deployment", parts[len(parts)-1]}
 		}
-		slices.Sort(lines)
-		family(b, m.name, "gauge", m.about)
-		b.WriteString(strings.Join(lines, ""))
+		for _, name := range slices.Sorted(maps.Keys(dims)) {
+			labels = append(labels, name, dims[name])
+		}
+		var line bytes.Buffer
+		sample(&line, d.Name, labels, v)
+		lines[d.Name] = append(lines[d.Name], line.String())
+		about[d.Name] = d.About + ", in the last minute"
+	})
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		family(b, name, "gauge", about[name])
+		slices.Sort(lines[name])
+		b.WriteString(strings.Join(lines[name], ""))
 	}
 }
 

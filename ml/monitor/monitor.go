@@ -373,17 +373,38 @@ func grown(now, before int64) int64 {
 	return now - before
 }
 
-// Current is the value of each line of a metric in the last minute that is
-// whole, or in the one that runs, for those who show it: (resource id in lower
-// case, dimensions) → value.
-func (m *Monitor) Current(metric string, tell func(resource string, dims map[string]string, p Point)) {
+// Latest tells each line of each metric of endpoints and deployments as it was in
+// the last minute that is over; of what began since, as it is now. The resource's
+// id is in lower case.
+func (m *Monitor) Latest(tell func(d Definition, resource string, dims map[string]string, value float64)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for k, c := range m.open {
-		if k.Metric == metric {
-			p := Point{}
-			p.fill(c)
-			tell(k.Resource, maps.Clone(decode(k.Dims)), p)
+	for _, d := range Definitions {
+		kind := strings.ToLower("/" + d.Scope[strings.LastIndexByte(d.Scope, '/')+1:] + "/")
+		for resource, metrics := range m.series.lines {
+			parts := strings.Split(resource, "/")
+			if len(parts) < 3 || kind != "/"+parts[len(parts)-2]+"/" || d.Scope == ml.Workspaces {
+				continue
+			}
+			for _, l := range metrics[d.source()] {
+				var seen cell
+				for _, c := range since(l.minutes, m.minute-1) {
+					if seen = c; c.At == m.minute-1 {
+						break
+					}
+				}
+				if seen.Count == 0 {
+					continue
+				}
+				value := seen.Sum / float64(seen.Count)
+				switch {
+				case d.Kind == Sum:
+					value = seen.Sum
+				case d.quantile > 0:
+					value = ms(seen.histogram().Percentile(d.quantile))
+				}
+				tell(d, resource, maps.Clone(l.dims), value)
+			}
 		}
 	}
 }
