@@ -240,7 +240,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	v.loops = append(v.loops, loop{"trash", bin.Run})
 
 	// What watches online endpoints.
-	watch, err := v.newWatch(resources)
+	watch, err := v.newWatch(resources, stored)
 	if err != nil {
 		return nil, err
 	}

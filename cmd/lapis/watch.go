@@ -5,10 +5,14 @@ import (
 	"fmt"
 
 	"lapis/backend/meter"
+	"lapis/backend/spool"
 	"lapis/edge/armhttp"
 	"lapis/edge/promhttp"
 	"lapis/ml/autoscale"
+	"lapis/ml/blob"
+	"lapis/ml/collect"
 	"lapis/ml/monitor"
+	"lapis/ml/serving"
 	"lapis/resource"
 )
 
@@ -24,7 +28,7 @@ func settingTypes(resources resource.Store) []*resource.Type {
 }
 
 // newWatch makes what watches the gateway.
-func (v *server) newWatch(resources resource.Store) (*watch, error) {
+func (v *server) newWatch(resources resource.Store, blobs blob.Store) (*watch, error) {
 	var uses monitor.Meter
 	if v.deployer != nil {
 		has := machine()
@@ -35,6 +39,9 @@ func (v *server) newWatch(resources resource.Store) (*watch, error) {
 		return nil, fmt.Errorf("open the metrics: %w", err)
 	}
 	if v.deployer != nil {
+		collector := collect.New(collect.Config{Spool: spool.New(v.folder.path("gateway", serving.SpoolFolder), v.folder.path("serving", serving.SpoolFolder)),
+			Blobs: blobs, Resources: resources, Register: v.register, Log: v.log, Now: now})
+		v.loops = append(v.loops, loop{"data collection", collector.Run})
 		scaler := autoscale.New(autoscale.Config{Resources: resources, Monitor: m, Scaler: v.deployer, Log: v.log, Now: now})
 		v.loops = append(v.loops, loop{"autoscale", scaler.Run})
 	}
