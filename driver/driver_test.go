@@ -419,3 +419,29 @@ func TestTheProgramIsUnpackedOnce(t *testing.T) {
 		t.Errorf("left behind: %v", rest)
 	}
 }
+
+func TestOnlyWhatAScriptNamesAndItsEnvironmentLacksIsAdded(t *testing.T) {
+	env := t.TempDir()
+	site := filepath.Join(env, "lib", "python3.11", "site-packages")
+	if err := os.MkdirAll(filepath.Join(site, "flask"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dir, source string
+		want        int
+	}{
+		{env, "import numpy", 0},
+		{env, "from azureml.contrib.services.aml_request import rawhttp", 0},
+		{t.TempDir(), "from azureml.contrib.services.aml_request import rawhttp", 2},
+		{env, "from inference_schema.schema_decorators import input_schema", 1},
+		{env, "from azureml.ai.monitoring import Collector", 1},
+		{env, "x = 'flasks'", 0},
+	} {
+		if lines := Lacking(c.dir, [][]byte{[]byte(c.source)}); len(lines) != c.want {
+			t.Errorf("%q adds %q", c.source, lines)
+		}
+	}
+	if Site(env) != site {
+		t.Errorf("packages are in %q", Site(env))
+	}
+}

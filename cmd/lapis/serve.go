@@ -72,6 +72,7 @@ type server struct {
 	workspaces *workspace.Service
 	endpoints  *endpoint.Service
 	deployer   *deploy.Deployer // nil without a gateway
+	platform   *platform        // with the deployer
 	courier    *courier.Courier
 	scoring    *gatewayProcess
 	gateway    serving.Gateway // what the control plane says to it

@@ -52,6 +52,7 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 		return nil, err
 	}
 	m := machine()
+	v.platform = &platform{blobs: blobs, builder: builder}
 	return deploy.New(deploy.Config{
 		Resources: resources, Blobs: blobs, Runtime: groups, Builder: builder, Groups: instances.Groups{}, Gateway: v.gateway,
 		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory},
@@ -123,7 +124,7 @@ const groupsDownWithin = 4 * time.Minute
 
 // uses tells whether a job or a deployment uses the environment of that hash.
 func (v *server) uses(hash string) bool {
-	return v.dispatcher.Uses(hash) || v.deployer != nil && v.deployer.Uses(hash)
+	return v.dispatcher.Uses(hash) || v.deployer != nil && v.deployer.Uses(hash) || v.platform != nil && v.platform.uses(hash)
 }
 
 // maxSocketFolder is the longest path of the folder in which groups have their
@@ -177,6 +178,17 @@ func (v *server) host(ctx context.Context, s deploy.Spec, env mlenvironment.Buil
 			return h, err
 		}
 		h.Command = driver.Command(filepath.Join(env.Dir, "bin", "python"), folder)
+		packages, err := v.platform.packages(ctx, s, env, log)
+		if err != nil {
+			if ctx.Err() != nil {
+				return h, err
+			}
+			// The script may do without; if not, it says what it misses.
+			fmt.Fprintf(log, "lapis: packages that the script names and its environment lacks were not installed: %v\n", err)
+		}
+		if packages != "" {
+			h.Env[driver.PlatformPackages] = packages
+		}
 	case serving.Program:
 		h.Command = "exec " + quote(exe) + " host"
 	case serving.Native:
