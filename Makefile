@@ -125,6 +125,20 @@ bench: build .tools/sdk/ready
 bench-tracking: build .tools/sdk/ready .tools/fasttrackml/ready
 	go run ./bench/tracking -lapis bin/lapis -mlflow .tools/sdk/bin/mlflow -fasttrackml .tools/fasttrackml/bin/fml $(if $(QUICK),-quick,-write docs/benchmarks.md)
 
+# The same load on Lapis and on the servers that people serve models with:
+# the Azure inference server, MLServer, MLflow, gunicorn with Flask, and nginx
+# where there is one. QUICK=1 takes ten minutes and leaves docs/benchmarks.md as it is.
+.PHONY: bench-serving
+bench-serving: build .tools/serving/ready .tools/mlserver/ready .tools/nginx/ready
+	go run ./bench/serving -lapis bin/lapis -python .tools/serving/bin/python -mlserver .tools/mlserver/bin/mlserver -nginx "$$(cat .tools/nginx/ready)" $(if $(QUICK),-quick,-write docs/benchmarks.md) $(ARGS)
+
+# The nginx of the system, or Debian's package unpacked here; none is no error.
+.tools/nginx/ready:
+	@mkdir -p .tools/nginx
+	@if command -v nginx >/dev/null 2>&1; then command -v nginx >$@; \
+	elif (cd .tools/nginx && apt-get download nginx && dpkg -x nginx_*.deb .) >/dev/null 2>&1; then echo "$(CURDIR)/.tools/nginx/usr/sbin/nginx" >$@; \
+	else echo "No nginx found: it is left out. Remedy: apt-get install nginx-light"; : >$@; fi
+
 # The figures that are quick to take: resources, submission, a queue of jobs.
 .PHONY: figures
 figures: build

@@ -1,0 +1,281 @@
+// Command serving puts the same load on Lapis and on the servers that people
+// serve models with today, one after the other, and writes what they did as a
+// table.
+//
+//	go run ./bench/serving -lapis bin/lapis -python .tools/serving/bin/python -mlserver .tools/mlserver/bin/mlserver -write docs/benchmarks.md
+//
+// All serve one forest of 100 trees, trained once: Lapis its ONNX form in its
+// native runtime, and the same scikit-learn file as the others under its Python
+// driver. The load comes from this process, on connections that are kept where
+// the server keeps them; peers have their defaults, and as many workers as is said.
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"log"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+//go:embed peers
+var peers embed.FS
+
+// bench is a run of all measures.
+type bench struct {
+	lapis, python, mlserver, nginx string
+	folder                         string        // of everything that is written
+	forest                         string        // folder with the forest in all its forms
+	each                           time.Duration // how long a load lasts
+	overload                       time.Duration
+	only                           string
+	rows                           []*row
+	loop                           time.Duration // one predict, called in a loop
+	facts                          []string
+}
+
+// row is one measure of several servers, in the order of their first mention.
+type row struct {
+	load, unit string
+	less       bool // the smaller the better
+	cells      []cell
+}
+
+type cell struct {
+	server string
+	value  float64
+	note   string
+}
+
+func (b *bench) add(load, unit string, less bool, server string, value float64, note string) {
+	log.Printf("%-22s %-58s %10.4g %s  %s", server, load, value, unit, note)
+	for _, r := range b.rows {
+		if r.load == load {
+			r.cells = append(r.cells, cell{server, value, note})
+			return
+		}
+	}
+	b.rows = append(b.rows, &row{load, unit, less, []cell{{server, value, note}}})
+}
+
+// miss notes that a server has no figure for a load.
+func (b *bench) miss(server, load string, err error) {
+	log.Printf("%-22s %-58s          – %.600v", server, load, err)
+	b.facts = append(b.facts, fmt.Sprintf("No figure of %s for %s: %.120s", server, load, strings.ReplaceAll(err.Error(), "\n", " ")))
+}
+
+const ours = "Lapis"
+
+func main() {
+	log.SetFlags(0)
+	b := &bench{}
+	flag.StringVar(&b.lapis, "lapis", "bin/lapis", "the lapis binary")
+	flag.StringVar(&b.python, "python", "", "a Python with azureml-inference-server-http, mlflow, flask, gunicorn and skl2onnx")
+	flag.StringVar(&b.mlserver, "mlserver", "", "the mlserver command; \"\" leaves it out")
+	flag.StringVar(&b.nginx, "nginx", "", "the nginx command; \"\" leaves it out")
+	flag.DurationVar(&b.each, "for", 5*time.Second, "how long each load lasts")
+	flag.DurationVar(&b.overload, "overload", time.Minute, "how long the overload lasts")
+	flag.StringVar(&b.only, "only", "", "the measures to take, by a word of their names: forest, noop, mlflow, proxy, live, scale, overload")
+	short := flag.Bool("quick", false, "two seconds for each load, ten for the overload")
+	write := flag.String("write", "", "file whose serving section to replace")
+	upstream := flag.String("upstream", "", "be a web server that says the same to all, on this port")
+	flag.Parse()
+	if *upstream != "" {
+		log.Fatal(serveFixed(*upstream))
+	}
+	if *short {
+		b.each, b.overload = 2*time.Second, 10*time.Second
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := b.run(ctx); err != nil {
+		stop()
+		log.Fatal(err)
+	}
+	text := b.table()
+	fmt.Print("\n", text)
+	if *write != "" {
+		if err := replace(*write, text); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+func (b *bench) run(ctx context.Context) (err error) {
+	for _, path := range []*string{&b.lapis, &b.python, &b.mlserver, &b.nginx} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+		if _, err = os.Stat(*path); err != nil {
+			return err
+		}
+	}
+	if b.folder, err = os.MkdirTemp("", "bench-serving-"); err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(b.folder) }()
+	code, err := fs.Sub(peers, "peers")
+	if err == nil {
+		err = os.CopyFS(filepath.Join(b.folder, "peers"), code)
+	}
+	if err != nil {
+		return err
+	}
+	b.forest = filepath.Join(b.folder, "models")
+	out, err := exec.CommandContext(ctx, b.python, filepath.Join(b.folder, "peers", "train.py"), b.forest).Output()
+	if err != nil {
+		return fmt.Errorf("train the forest: %w", withOutput(err))
+	}
+	lines := strings.Fields(string(out))
+	µs, err := strconv.ParseFloat(lines[len(lines)-1], 64)
+	if err != nil {
+		return err
+	}
+	b.loop = time.Duration(µs * 1000)
+	b.facts = append(b.facts, fmt.Sprintf("`predict` of the scikit-learn forest on one row, called in a loop: %s (p50).", short(b.loop)))
+
+	l, err := startLapis(ctx, b.lapis, filepath.Join(b.folder, "lapis"))
+	if err != nil {
+		return err
+	}
+	defer l.stop()
+	if err := b.conda(ctx, l); err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		name string
+		take func(context.Context, *lapis)
+	}{
+		{"forest", b.takeForest}, {"noop", b.takeNoop}, {"mlflow", b.takeMLflow}, {"proxy", b.takeProxy},
+		{"live", b.takeLive}, {"scale", b.takeScale}, {"overload", b.takeOverload},
+	} {
+		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), m.name) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.take(ctx, l)
+	}
+	return ctx.Err()
+}
+
+func withOutput(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	return err
+}
+
+// conda writes the conda file of the Python deployments: the versions that the
+// forest was trained with.
+func (b *bench) conda(ctx context.Context, l *lapis) error {
+	show := "import sys, sklearn, joblib, numpy, onnxruntime; print('.'.join(map(str, sys.version_info[:2])), *(f'{m.__name__ if m is not sklearn else \"scikit-learn\"}=={m.__version__}' for m in (sklearn, joblib, numpy, onnxruntime)))"
+	out, err := exec.CommandContext(ctx, b.python, "-c", show).Output()
+	if err != nil {
+		return fmt.Errorf("the versions of %s: %w", b.python, withOutput(err))
+	}
+	words := strings.Fields(string(out))
+	text := fmt.Sprintf("name: forest\ndependencies:\n  - python=%s\n  - pip\n  - pip:\n      - %s\n", words[0], strings.Join(words[1:], "\n      - "))
+	l.python = filepath.Join(b.folder, "conda.yml")
+	return os.WriteFile(l.python, []byte(text), 0o644)
+}
+
+// serveFixed answers everything with the same small JSON.
+func serveFixed(port string) error {
+	return http.ListenAndServe("127.0.0.1:"+port, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte("[1]"))
+	}))
+}
+
+const begin, end = "<!-- serving: written by make bench-serving -->\n", "<!-- end of serving -->\n"
+
+// replace puts text into a file's section; a file without one gets it at the end.
+func replace(path, text string) error {
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	page := string(b)
+	before, rest, ok := strings.Cut(page, begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		before, after = page, ""
+	}
+	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
+}
+
+// table is the results as Markdown, with how many times Lapis is better.
+func (b *bench) table() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "Measured %s on %d cores, %s, by `make bench-serving`. In brackets, how many times Lapis is better.\n\n",
+		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), runtime.GOOS+"/"+runtime.GOARCH)
+	names := []string{ours}
+	for _, r := range b.rows {
+		for _, c := range r.cells {
+			if !slices.Contains(names, c.server) {
+				names = append(names, c.server)
+			}
+		}
+	}
+	fmt.Fprintf(&s, "| load | unit | %s |\n|---|---|%s\n", strings.Join(names, " | "), strings.Repeat("--:|", len(names)))
+	for _, r := range b.rows {
+		fmt.Fprintf(&s, "| %s | %s |", r.load, r.unit)
+		own := slices.IndexFunc(r.cells, func(c cell) bool { return c.server == ours })
+		for _, name := range names {
+			i := slices.IndexFunc(r.cells, func(c cell) bool { return c.server == name })
+			if i < 0 {
+				s.WriteString(" – |")
+				continue
+			}
+			c := r.cells[i]
+			s.WriteString(" " + number(c.value))
+			if c.note != "" {
+				s.WriteString("; " + c.note)
+			}
+			if own >= 0 && i != own && c.value > 0 && r.cells[own].value > 0 {
+				ratio := r.cells[own].value / c.value
+				if r.less {
+					ratio = 1 / ratio
+				}
+				fmt.Fprintf(&s, " (%.3g×)", ratio)
+			}
+			s.WriteString(" |")
+		}
+		s.WriteString("\n")
+	}
+	s.WriteString("\n")
+	for _, f := range b.facts {
+		s.WriteString("- " + f + "\n")
+	}
+	return s.String()
+}
+
+func number(v float64) string {
+	if v >= 1000 {
+		text := strconv.FormatFloat(v, 'f', 0, 64)
+		for i := len(text) - 3; i > 0; i -= 3 {
+			text = text[:i] + "," + text[i:]
+		}
+		return text
+	}
+	return strconv.FormatFloat(v, 'g', 3, 64)
+}
