@@ -56,6 +56,9 @@ func (d *deployment) update(c serving.Deployment) (left []*instance) {
 	for _, i := range d.instances {
 		known[i.Instance] = i
 	}
+	if d.cfg.Generation != c.Generation {
+		d.mirror.report.reset() // a report is about one version
+	}
 	d.cfg, d.closed = c, false
 	d.instances = make([]*instance, 0, len(c.Instances))
 	for _, ci := range c.Instances {
@@ -98,11 +101,16 @@ func (d *deployment) config() serving.Deployment {
 	return d.cfg
 }
 
-// full tells whether a request that came now would be refused.
+// full tells whether a request that came now would be refused. It is asked
+// before a body is read.
 func (d *deployment) full() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.waiting) >= d.room() && d.pick() == nil
+	if len(d.waiting) < d.room() || d.pick() != nil {
+		return false
+	}
+	d.tell(&d.refused, serving.EventRefused, "")
+	return true
 }
 
 // room is how many requests may wait. The caller holds mu.

@@ -65,7 +65,7 @@ func Open(cfg Config) (*Gateway, error) {
 	if g.events, err = openEvents(filepath.Join(cfg.Dir, eventsFile)); err != nil {
 		return nil, err
 	}
-	if g.collect, err = openCollector(filepath.Join(cfg.Dir, spoolFolder), cfg.Log); err != nil {
+	if g.collect, err = openCollector(filepath.Join(cfg.Dir, serving.SpoolFolder), cfg.Log); err != nil {
 		return nil, err
 	}
 	var routes serving.Routes

@@ -34,6 +34,7 @@ type process struct {
 	handled  atomic.Int64
 	ended    atomic.Int64 // connections that the gateway ended while we worked
 	conns    sync.Map
+	dead     atomic.Bool
 }
 
 // write sends one frame.
@@ -73,17 +74,22 @@ func startProcess(t testing.TB, do work) *process {
 func (p *process) listen(t testing.TB, do work) {
 	t.Helper()
 	var err error
+	p.dead.Store(false)
 	if p.listener, err = net.Listen(p.Network, p.Address); err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
+	listener := p.listener
 	all.Go(func() {
 		for {
-			c, err := p.listener.Accept()
+			c, err := listener.Accept()
 			if err != nil {
 				return
 			}
 			p.conns.Store(c, true)
+			if p.dead.Load() {
+				c.Close()
+			}
 			all.Go(func() {
 				p.open.Add(1)
 				p.serve(c, do)
@@ -97,6 +103,7 @@ func (p *process) listen(t testing.TB, do work) {
 
 // die ends the instance as a kill would.
 func (p *process) die() {
+	p.dead.Store(true)
 	p.listener.Close()
 	p.conns.Range(func(c, _ any) bool { c.(net.Conn).Close(); return true })
 }
@@ -309,4 +316,16 @@ func (h *house) deployment(name string) *deployment {
 func (d *deployment) counts() (running, waiting int) {
 	s := d.state()
 	return int(s.Running), int(s.Waiting)
+}
+
+// events are the first that come.
+func (h *house) events() []serving.Event {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	list := h.g.events.after(ctx, 0)
+	if len(list) == 0 {
+		h.t.Fatal("no event came")
+	}
+	return list
 }

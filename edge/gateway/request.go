@@ -62,6 +62,11 @@ type exchange struct {
 	model    int // what the instance answered
 	sent     int64
 
+	calls       bool   // the request is a gRPC call
+	headed      bool   // its headers are with the caller
+	grpcStatus  string // of the last message
+	grpcMessage string
+
 	reply  []byte // body of a whole reply
 	stop   func() bool
 	tried  bool // an attempt has failed and been given back
@@ -125,14 +130,20 @@ func (x *exchange) serve() {
 		no = busy
 	}
 	if no == nil && grpc {
-		x.grpc()
-		return
+		if x.cfg.Runtime != serving.Program {
+			x.grpc()
+			return
+		}
+		no = noCalls
 	}
 	if no == nil {
 		no = x.read()
 	}
 	if no != nil {
 		x.refuse(no)
+		if x.d != nil {
+			x.finish()
+		}
 		return
 	}
 	x.deadline = time.Now().Add(x.timeout())
@@ -500,7 +511,11 @@ func (x *exchange) overFrames(c *conn, i *instance) (out outcome, ok, released b
 			return malformed, false, false
 		}
 		x.model = a.Status
-		x.takeHeaders(a.Headers)
+		if x.calls {
+			x.takeGRPC(a.Status, a.Headers)
+		} else {
+			x.takeHeaders(a.Headers)
+		}
 		x.reply = append(x.reply[:0], a.Body...)
 		i.done(c, x.stop() && c.reader.Buffered() == 0)
 		x.send(a.Status, x.reply)
@@ -511,6 +526,9 @@ func (x *exchange) overFrames(c *conn, i *instance) (out outcome, ok, released b
 			return malformed, false, false
 		}
 		x.model = a.Status
+		if x.calls { // a call is answered message by message
+			return malformed, false, false
+		}
 		x.takeHeaders(a.Headers)
 		out, ok = x.streamFrames(c, a)
 		return out, ok, false
@@ -621,6 +639,10 @@ const kindK8S = "K8S"
 
 // send gives the caller a whole reply.
 func (x *exchange) send(model int, body []byte) {
+	if x.calls {
+		x.sendGRPC(body)
+		return
+	}
 	x.status = x.outward(model)
 	h := x.w.Header()
 	if x.status != http.StatusNoContent && x.status != http.StatusNotModified {
@@ -683,7 +705,7 @@ func (x *exchange) refuse(no *refusal) {
 	if x.status == http.StatusUnauthorized {
 		h["Www-Authenticate"] = []string{`Bearer realm="online endpoint"`}
 	}
-	if isGRPC(x.r) {
+	if x.calls || isGRPC(x.r) {
 		x.refuseGRPC(no)
 		return
 	}
@@ -699,7 +721,11 @@ func (x *exchange) finish() {
 	x.d.stats.add(x.status, x.model, took)
 	x.rt.state.bytesOut.Add(x.sent)
 	if x.mirror != nil {
-		x.mirror.answered(x.status, x.model, took)
+		status := x.model
+		if status == 0 {
+			status = x.status // the gateway's own answer
+		}
+		x.mirror.answered(status, took)
 		x.mirror = nil
 	}
 	if x.keep != nil {
