@@ -18,6 +18,7 @@ import types
 import urllib.parse
 import uuid
 
+import lapis_collect
 import lapis_cors
 import lapis_flask
 import lapis_headers
@@ -438,9 +439,7 @@ class Application(object):
         self.log.write(log)
 
     def stop(self):
-        monitoring = sys.modules.get("azureml.ai.monitoring.init")
-        if monitoring is not None:
-            monitoring.teardown(wait_for_flush=True)
+        lapis_collect.stop()
 
 
 class Alias(types.ModuleType):

@@ -24,6 +24,7 @@ import sys
 import time
 
 import lapis_azure  # noqa: F401  each worker finds it imported
+import lapis_collect
 import lapis_frame as frame
 import lapis_settings
 import lapis_warm
@@ -615,6 +616,7 @@ def main():
     if not os.environ.get("LAPIS_GROUP_DIR"):
         sys.exit("lapis: LAPIS_GROUP_DIR is not set: this program is started by the server")
     lapis_settings.complete(os.environ)
+    lapis_collect.install(os.environ)
     os.write(1, ("\nAzure ML Inferencing HTTP server v%s\n\n" % lapis_settings.VERSION).encode())
     Group(os.environ).run()
 

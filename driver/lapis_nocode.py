@@ -2,10 +2,10 @@
 is how they look to a worker."""
 
 import os
-import sys
 import traceback
 
 import lapis_azure
+import lapis_collect
 import lapis_headers
 import lapis_log
 import lapis_worker
@@ -40,4 +40,4 @@ class Application(object):
         self.clock.write(log)
 
     def stop(self):
-        pass
+        lapis_collect.stop()

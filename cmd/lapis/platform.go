@@ -34,12 +34,15 @@ const (
 // packages returns the folder of the packages that a deployment needs and its
 // environment lacks; "" if there are none.
 func (p *platform) packages(ctx context.Context, s deploy.Spec, env mlenvironment.Built, log io.Writer) (string, error) {
-	if s.Code == nil {
-		return "", nil
+	var sources [][]byte
+	if s.Code != nil {
+		var err error
+		if sources, err = p.sources(ctx, s); err != nil {
+			return "", err
+		}
 	}
-	sources, err := p.sources(ctx, s)
-	if err != nil {
-		return "", err
+	if s.Flavor == "mlflow" && len(s.Kept) > 0 {
+		sources = append(sources, []byte("azureml.ai"))
 	}
 	lines := driver.Lacking(env.Dir, sources)
 	if len(lines) == 0 {

@@ -509,6 +509,13 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 			return compute.Task{}, err
 		}
 		env[serving.GroupSpool] = spool
+		if len(s.Kept) > 0 {
+			shares, err := json.Marshal(s.Kept)
+			if err != nil {
+				return compute.Task{}, err
+			}
+			env[serving.GroupKept] = string(shares)
+		}
 	}
 	if s.Batch != nil {
 		env["LAPIS_GROUP_BATCH_SIZE"] = strconv.Itoa(s.Batch.MaxSize)

@@ -46,7 +46,7 @@ type Instance struct {
 	Probe       string             `json:"probe,omitempty"`   // of a program: path that answers when it is ready
 	Variables   map[string]string  `json:"variables,omitempty"`
 	Concurrency int                `json:"concurrency"`
-	Collects    bool               `json:"collects,omitempty"` // instances write collections of their own
+	Kept        map[string]float64 `json:"kept,omitempty"` // collections that instances write: the share that is kept
 	Batch       *serving.Batch     `json:"batch,omitempty"`
 	Sample      *Sample            `json:"sample,omitempty"`
 }
@@ -147,6 +147,7 @@ func (d *Deployer) resolve(ctx context.Context, w wanted) (Spec, error) {
 	var s Spec
 	s.Variables = p.Variables
 	s.Concurrency = max(p.Requests.MaxConcurrent, 1)
+	s.Kept = kept(p.Collector)
 	s.ScoringPath = scorePath
 	if err := s.Requests.read(p); err != nil {
 		return s, err
@@ -278,6 +279,33 @@ func collect(c *endpoint.Collector) *serving.Collect {
 		return nil
 	}
 	return &out
+}
+
+// kept are the collections that instances write, with the share of the events
+// that is kept; nil for none.
+func kept(c *endpoint.Collector) map[string]float64 {
+	if c == nil {
+		return nil
+	}
+	var shares map[string]float64
+	for name, of := range c.Collections {
+		name = strings.ToLower(name)
+		if name == "request" || name == "response" || strings.EqualFold(of.DataCollectionMode, "Disabled") {
+			continue
+		}
+		share := of.SamplingRate
+		if share == 0 {
+			share = c.SamplingRate
+		}
+		if share == 0 {
+			share = 1
+		}
+		if shares == nil {
+			shares = map[string]float64{}
+		}
+		shares[name] = share
+	}
+	return shares
 }
 
 func batch(p map[string]string) (*serving.Batch, error) {

@@ -20,20 +20,21 @@ import "time"
 // What instances and the group print goes to the task's standard output and
 // error, and so to its log.
 const (
-	GroupFolder  = "LAPIS_GROUP_DIR"       // absolute; short enough for a socket's path; there already, 0700
-	GroupName    = "LAPIS_GROUP"           // "{endpoint}/{deployment}/{generation}": instance ids are "{group}/{n}"
-	GroupCount   = "LAPIS_GROUP_COUNT"     // instances to begin with
-	GroupWorkers = "LAPIS_GROUP_WORKERS"   // requests that an instance works on at once
-	GroupGrace   = "LAPIS_GROUP_GRACE_MS"  // milliseconds
-	GroupModel   = "LAPIS_GROUP_MODEL"     // file or folder of the model; "" for none
-	GroupFlavor  = "LAPIS_GROUP_FLAVOR"    // native: onnx, lightgbm, xgboost, triton; python: script, mlflow
-	GroupModelID = "LAPIS_GROUP_MODEL_REF" // "{name}:{version}", for what is told about the model
-	GroupSpool   = "LAPIS_GROUP_SPOOL"     // folder where collected events are appended, one file for each collection; "" for none
-	GroupSource  = "LAPIS_GROUP_SOURCE"    // ARM id of the deployment, the source of collected events
-	GroupCommand = "LAPIS_GROUP_COMMAND"   // of a program: run by bash in the code's folder, with PORT set
-	GroupPort    = "LAPIS_GROUP_PORT"      // of a program: the port that its routes name; a copy of the program gets another in PORT
-	GroupProbe   = "LAPIS_GROUP_READY"     // of a program: path that answers 2xx when the program is ready
-	GroupLibrary = "LAPIS_GROUP_LIBRARY"   // native: folder with the runtime library
+	GroupFolder  = "LAPIS_GROUP_DIR"         // absolute; short enough for a socket's path; there already, 0700
+	GroupName    = "LAPIS_GROUP"             // "{endpoint}/{deployment}/{generation}": instance ids are "{group}/{n}"
+	GroupCount   = "LAPIS_GROUP_COUNT"       // instances to begin with
+	GroupWorkers = "LAPIS_GROUP_WORKERS"     // requests that an instance works on at once
+	GroupGrace   = "LAPIS_GROUP_GRACE_MS"    // milliseconds
+	GroupModel   = "LAPIS_GROUP_MODEL"       // file or folder of the model; "" for none
+	GroupFlavor  = "LAPIS_GROUP_FLAVOR"      // native: onnx, lightgbm, xgboost, triton; python: script, mlflow
+	GroupModelID = "LAPIS_GROUP_MODEL_REF"   // "{name}:{version}", for what is told about the model
+	GroupSpool   = "LAPIS_GROUP_SPOOL"       // folder where collected events are appended, one file for each collection; "" for none
+	GroupKept    = "LAPIS_GROUP_COLLECTIONS" // JSON: custom collection → share of its events that is kept, 0 to 1
+	GroupSource  = "LAPIS_GROUP_SOURCE"      // ARM id of the deployment, the source of collected events
+	GroupCommand = "LAPIS_GROUP_COMMAND"     // of a program: run by bash in the code's folder, with PORT set
+	GroupPort    = "LAPIS_GROUP_PORT"        // of a program: the port that its routes name; a copy of the program gets another in PORT
+	GroupProbe   = "LAPIS_GROUP_READY"       // of a program: path that answers 2xx when the program is ready
+	GroupLibrary = "LAPIS_GROUP_LIBRARY"     // native: folder with the runtime library
 
 	GroupBatchSize  = "LAPIS_GROUP_BATCH_SIZE"     // native: rows that are put together at most; "" or 0 for no batching
 	GroupBatchDelay = "LAPIS_GROUP_BATCH_DELAY_US" // native: microseconds that a request waits for others at most
