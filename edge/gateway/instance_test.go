@@ -319,6 +319,8 @@ func (d *deployment) counts() (running, waiting int) {
 }
 
 // events are the first that come.
+func listenUnix(path string) (net.Listener, error) { return net.Listen("unix", path) }
+
 func (h *house) events() []serving.Event {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

@@ -11,7 +11,7 @@ import (
 const (
 	copiesAtOnce = 512
 	copiesBytes  = 64 << 20
-	copyWorkers  = 32
+	copyWorkers  = 32 // copies on their way at once; no more than the deployment works on
 
 	// comparedBytes is how much of a reply is compared.
 	comparedBytes = 1 << 20
@@ -79,10 +79,17 @@ func (x *exchange) shadow() {
 	m.queue = append(m.queue, c)
 	m.bytes += len(c.frame)
 	x.mirror = c
-	if m.workers < copyWorkers {
+	if m.workers < m.d.slots() {
 		m.workers++
 		m.d.g.work.Go(m.run)
 	}
+}
+
+// slots is how many copies may be on their way.
+func (d *deployment) slots() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(max(d.cfg.Capacity, 1)*max(d.cfg.Concurrency, 1), copyWorkers)
 }
 
 // answered tells how the caller was answered.
