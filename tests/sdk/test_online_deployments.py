@@ -128,7 +128,7 @@ def test_traffic_is_given_and_held_to_its_rules(ml, content, endpoint):
         ({"instance_type": "Standard_DS3_v22x!"}, "near ones are Standard_DS3_v2"),
         ({"instance_count": 51}, "from 1 to 50"),
         ({"request_settings": OnlineRequestSettings(request_timeout_ms=181_000)}, "requestTimeout"),
-        ({"liveness_probe": ProbeSettings(period=0)}, "livenessProbe"),
+        ({"liveness_probe": ProbeSettings(success_threshold=2)}, "livenessProbe"),
         ({"environment_variables": {"A": "${{azureml://connections/nope/credentials/key}}"}}, "nope"),
         ({"model": None, "code_configuration": None}, "name a model"),
         ({"environment": None}, "environment"),
