@@ -284,9 +284,12 @@ class Group(object):
         self.counts.pop(p.offset, None)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
+        # A TERM that comes before the worker can be told is held until it can.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             pid = os.fork()
         except OSError as e:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             ours.close()
             theirs.close()
             say("instance %d: no new process: %s" % (p.instance.number, e.strerror))
@@ -308,6 +311,7 @@ class Group(object):
                 )
             finally:
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         theirs.close()
         p.pid = pid
         self.pids[pid] = p

@@ -60,6 +60,7 @@ def main(instance, listener, channel, board, offset, parent):
     w = Worker(instance, listener, channel, board, offset)
     signal.signal(signal.SIGTERM, w.told_to_end)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the group holds it while it forks
         app = application()
         app.start()
     except Failure as e:
