@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lapis/fault"
+	"lapis/ml/endpoint"
 	"lapis/ml/serving"
 	"lapis/resource"
 	"lapis/resource/storetest"
@@ -413,6 +414,32 @@ func TestAnEndpointGoesWithItsDeployments(t *testing.T) {
 		t.Error("deleting what is not there:", err)
 	}
 	h.must(main+"2/onlineEndpoints/ep1", online(`{}`))
+}
+
+func TestDeletingAnEndpointTellsItsDeploymentsAtOnce(t *testing.T) {
+	h := newHouse(t)
+	h.must(on("ep1"), online(`{}`))
+	gate := make(chan struct{})
+	h.deployer.set(gate, nil)
+	coming, err := h.manager.Put(t.Context(), h.request(on("ep1/deployments/blue"), deployed(`{}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	going, err := h.manager.Delete(t.Context(), h.request(on("ep1"), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := h.store.Get(t.Context(), coming.Resource.ID); err == nil && endpoint.StateOf(r) != resource.Deleting {
+		t.Errorf("it is %s", endpoint.StateOf(r))
+	}
+	close(gate)
+	if err := h.ended(going); err != nil {
+		t.Fatal(err)
+	}
+	_ = h.ended(coming) // it came up or did not: it is gone
+	if _, err := h.store.Get(t.Context(), coming.Resource.ID); !fault.Is(err, fault.Missing) {
+		t.Error(err)
+	}
 }
 
 func TestRoutesAreWhatTheResourcesSay(t *testing.T) {

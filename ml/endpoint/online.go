@@ -463,6 +463,19 @@ func (s *Service) first(ctx context.Context, r resource.Resource) error {
 	return nil
 }
 
+// admitEndpointDelete tells the deployments that they go, too: what is under way
+// to bring one up ends, and nobody starts it again.
+func (s *Service) admitEndpointDelete(ctx context.Context, c *resource.Change) error {
+	if !c.Root.Zero() {
+		return nil // a workspace's endpoints stay until it is removed for good
+	}
+	there, err := s.deployments(ctx, c.Old.ID)
+	for _, d := range there {
+		c.Batch.Statuses = append(c.Batch.Statuses, resource.StatusWrite{ID: d.ID, Change: laid(resource.State{ProvisioningState: resource.Deleting})})
+	}
+	return err
+}
+
 func (s *Service) releaseEndpoint(ctx context.Context, _ resource.Resource) error {
 	if s.Deployer == nil {
 		return nil

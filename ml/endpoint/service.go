@@ -73,7 +73,7 @@ func (s *Service) Types() []*resource.Type {
 		{
 			Name: EndpointType, Title: "online endpoint", Async: true, Tracked: true,
 			Check: func(name string) error { return checkName("online endpoint", name) },
-			Admit: s.admitEndpoint, Provision: s.provisionEndpoint, Release: s.releaseEndpoint,
+			Admit: s.admitEndpoint, AdmitDelete: s.admitEndpointDelete, Provision: s.provisionEndpoint, Release: s.releaseEndpoint,
 			View: s.viewEndpoints, List: s.list,
 			Actions: map[string]resource.Action{
 				"listKeys":       {Run: s.listKeys},
