@@ -2,10 +2,12 @@ package driver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -444,4 +446,147 @@ func TestOnlyWhatAScriptNamesAndItsEnvironmentLacksIsAdded(t *testing.T) {
 	if Site(env) != site {
 		t.Errorf("packages are in %q", Site(env))
 	}
+}
+
+func TestWorkersEndWithTheGroup(t *testing.T) {
+	g := script(t, map[string]string{"score.py": echo}, serving.GroupWorkers+"=2")
+	path := g.ready(1)[0]
+	pids := []int{g.dial(path).hello.PID, g.dial(path).hello.PID}
+	if err := g.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = g.cmd.Wait()
+	for _, pid := range pids {
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if err != nil || bytes.Contains(state, []byte(") Z ")) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("worker %d outlives its group", pid)
+			}
+		}
+	}
+}
+
+func TestMalformedFramesHarmNobody(t *testing.T) {
+	g := script(t, map[string]string{"score.py": echo})
+	path := g.ready(1)[0]
+	request, err := frame.AppendRequest(nil, frame.Request{Method: "POST", Target: "/score", Headers: []byte("A: b\r\n"), Body: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for n := range 300 {
+		bad := bytes.Clone(request)
+		switch n % 4 {
+		case 0: // some bytes are others; the length stays, so that it is a frame
+			for range 1 + random.IntN(4) {
+				bad[4+random.IntN(len(bad)-4)] = byte(random.Uint32())
+			}
+		case 1: // it ends early
+			bad = bad[:random.IntN(len(bad))]
+		case 2: // its length is another
+			binary.LittleEndian.PutUint32(bad, random.Uint32())
+		case 3: // noise
+			bad = make([]byte, random.IntN(200))
+			for i := range bad {
+				bad[i] = byte(random.Uint32())
+			}
+		}
+		to := path
+		if n%8 >= 4 {
+			to = filepath.Join(g.dir, "control.sock")
+		}
+		c := g.dial(to)
+		if _, err := c.Write(bad); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Conn.(*net.UnixConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
+		c.Close()
+	}
+	g.dial(path).post(t, "x")
+	g.ready(1)
+}
+
+func TestWhatAScriptPrintsIsInTheLog(t *testing.T) {
+	g := script(t, map[string]string{"score.py": `
+import logging, sys
+def init():
+    print("from", "init", sep="-")
+def run(data):
+    sys.stderr.write("raw\n")
+    logging.getLogger("mine").warning("careful")
+    return data
+`})
+	c := g.dial(g.ready(1)[0])
+	c.post(t, "x")
+	c.post(t, "x") // the lines of a request are there before the next one is read
+	for _, want := range []string{
+		" azmlinfsrv.print - from-init\n", "\nraw\n", "\nWARNING:mine:careful\n",
+		" azmlinfsrv - POST /score 200 ", `gunicorn.access - 127.0.0.1 - - [`, `"POST /score HTTP/1.1" 200 3 "-" "-"`,
+		" azmlinfsrv.user_script - Users's init has completed successfully\n",
+	} {
+		if !strings.Contains(g.text(), want) {
+			t.Errorf("no %q in the log", want)
+		}
+	}
+}
+
+func TestEachWorkerDrawsItsOwnRandomNumbers(t *testing.T) {
+	g := script(t, map[string]string{"score.py": "import random\ndef init(): pass\ndef run(x): return random.random()\n"}, serving.GroupWorkers+"=2")
+	path := g.ready(1)[0]
+	one, two := g.dial(path), g.dial(path)
+	if a, b := one.post(t, ""), two.post(t, ""); a.body == b.body {
+		t.Errorf("both draw %s", a.body)
+	}
+}
+
+func TestAScriptMaySpawnProcesses(t *testing.T) {
+	g := script(t, map[string]string{"score.py": `
+import concurrent.futures, multiprocessing
+def init(): pass
+def run(data):
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(len, data).result()
+`})
+	if a := g.dial(g.ready(1)[0]).post(t, "four"); a.body != "4" {
+		t.Errorf("answered %d %s", a.status, a.body)
+	}
+}
+
+func TestALibraryThatStartsThreadsIsNotForked(t *testing.T) {
+	g := script(t, map[string]string{
+		"score.py": "import threaded\ndef init(): pass\ndef run(x): return threaded.pid()\n",
+	}, "PYTHONPATH="+library(t, "threaded.py", `
+import os, threading
+_pid = os.getpid()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+def pid(): return _pid == os.getpid()
+`))
+	if a := g.dial(g.ready(1)[0]).post(t, ""); a.body != "true" {
+		t.Errorf("the library was imported in another process: %s", a.body)
+	}
+}
+
+func TestALibraryIsImportedBeforeTheFork(t *testing.T) {
+	g := script(t, map[string]string{
+		"score.py": "import quiet\ndef init(): pass\ndef run(x): return quiet.pid()\n",
+	}, "PYTHONPATH="+library(t, "quiet.py", "import os\nprint('hidden')\n_pid = os.getpid()\ndef pid(): return _pid == os.getpid()\n"))
+	if a := g.dial(g.ready(1)[0]).post(t, ""); a.body != "false" {
+		t.Errorf("the library was imported in the worker: %s", a.body)
+	}
+	if strings.Contains(g.text(), "hidden") {
+		t.Error("what it prints there is in the log")
+	}
+}
+
+func library(t *testing.T, name, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }

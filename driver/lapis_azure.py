@@ -99,6 +99,8 @@ class Application(object):
                 e, str(e).partition(":")[0],
             )  # fmt: skip
             raise Failure(str(e))
+        if settings.debug_port:
+            debug(settings.debug_port)
         if settings.extra:
             logger.warning(
                 "Found extra keys in the config file that are not supported by the server.\nExtra keys = %s",
@@ -456,6 +458,20 @@ class Alias(types.ModuleType):
         if name == "__all__":
             return [n for n in vars(module) if not n.startswith("_")]
         return getattr(module, name)
+
+
+def debug(port):
+    """Waits for the debugger that listens on a port."""
+    print("!! Starting the inference server in DEBUGGING mode because AZUREML_DEBUG_PORT is set.")
+    print("!! This environment variable should not be set in a production environment.")
+    try:
+        import debugpy
+    except ImportError:
+        print("** Cannot connect to a debugger because debugpy is not installed.")
+        raise Failure("AZUREML_DEBUG_PORT is set, and debugpy is not installed: add it to the environment")
+    print("** Connecting to debugger at port %d..." % port)
+    debugpy.connect(port)
+    debugpy.wait_for_client()
 
 
 def error(status, message, failed=NOT_FAILED):

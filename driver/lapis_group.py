@@ -38,6 +38,7 @@ LONGEST_PAUSE = 30.0  # seconds between two starts of what keeps failing
 MAX_INSTANCES = 1000
 MAX_WORKERS = 1000  # of an instance
 MAX_ORDER = 1 << 20  # bytes of a frame with an order
+MAX_UNREAD = 16 << 20  # bytes of answers that nobody reads
 MAX_ERROR = 8 << 10  # bytes of an error that are told
 
 # The board is memory that parent and workers share. Its first byte says that
@@ -503,6 +504,9 @@ class Group(object):
 
     def send(self, o, data):
         o.unsent += data
+        if len(o.unsent) > MAX_UNREAD:
+            self.hang_up(o)
+            return
         try:
             n = o.conn.send(o.unsent)
             del o.unsent[:n]

@@ -6,10 +6,15 @@ where the failure is told."""
 
 import ast
 import os
+import re
 import sys
 import threading
 
 FILES = 50  # of the user's that are read for their imports
+MODELS = 5  # pickles that are looked into
+PICKLES = (".pkl", ".pickle", ".joblib", ".sav")
+PICKLE_HEAD = 256 << 10  # bytes of each
+PICKLED = re.compile(rb"\b((?:sklearn|scipy|xgboost|lightgbm|catboost|pandas|statsmodels)(?:\.[A-Za-z_]\w*)*)\b")
 COLD = "LAPIS_GROUP_COLD"  # set when this process may import nothing
 
 # Their threads and handles do not survive a fork.
@@ -23,7 +28,7 @@ def imports():
     if os.environ.get(COLD):
         return
     mlflow = os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow"
-    names = [] if mlflow else named(script(), roots())
+    names = [] if mlflow else named(script(), roots()) + pickled(os.environ.get("AZUREML_MODEL_DIR", ""))
     names = [n for n in names if n.partition(".")[0] not in NEVER]
     if not names and not mlflow:
         return
@@ -103,6 +108,28 @@ def named(path, folders):
                 own = own or os.path.exists(top) or os.path.exists(top + ".py")
             if not own and name not in found:
                 found.append(name)
+    return found
+
+
+def pickled(folder):
+    """Modules that the pickles of a model name: loading them will import those."""
+    found = []
+    files = 0
+    for at, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if not name.endswith(PICKLES) or files == MODELS:
+                continue
+            files += 1
+            try:
+                with open(os.path.join(at, name), "rb") as f:
+                    text = f.read(PICKLE_HEAD)
+            except OSError:
+                continue
+            for match in PICKLED.findall(text):
+                module = match.decode()
+                if module not in found and len(found) < FILES:
+                    found.append(module)
     return found
 
 

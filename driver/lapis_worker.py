@@ -56,7 +56,7 @@ def main(instance, listener, channel, board, offset, parent):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    random.seed()
+    become_own()
     w = Worker(instance, listener, channel, board, offset)
     signal.signal(signal.SIGTERM, w.told_to_end)
     try:
@@ -66,13 +66,12 @@ def main(instance, listener, channel, board, offset, parent):
     except Failure as e:
         w.tell({"error": str(e), "fatal": e.fatal})
         return e.code
-    except Ended:
-        return 0
     except BaseException as e:
         traceback.print_exc()
         w.tell({"error": "%s: %s\n%s" % (type(e).__name__, e, traceback.format_exc()), "fatal": True})
         return 3
     gc.collect()
+    w.loaded = True
     w.tell({"ready": True})
     try:
         w.serve(app)
@@ -84,6 +83,16 @@ def main(instance, listener, channel, board, offset, parent):
     finally:
         end(app)
     return 0
+
+
+def become_own():
+    """Ends what a fork shares with the others: the state of random numbers, and
+    the main module, which is of no use to processes that the script spawns."""
+    random.seed()
+    numbers = sys.modules.get("numpy.random")
+    if numbers is not None:
+        numbers.seed()
+    sys.modules["__main__"].__dict__.pop("__file__", None)
 
 
 def application():
@@ -126,9 +135,12 @@ class Worker(object):
         self.conn = None
         self.connections = 0
         self.ending = False
-        self.accepting = True  # or loading: what is under way may be dropped
+        self.loaded = False
+        self.accepting = False
 
     def told_to_end(self, *_):
+        if not self.loaded:
+            os._exit(0)
         self.ending = True
         if self.accepting:
             raise Ended
@@ -226,6 +238,9 @@ class Worker(object):
                 self.channel.send(b"w")
             status, headers, body, log = app.answer(method, target, headers, body)
             if type(body) is bytes:
+                # First it is free, then the reply leaves: who has read the
+                # reply may hang up, and that is no reason to end this process.
+                place(board, offset, 0, self.begun)
                 n = len(body)
                 if n <= WHOLE:
                     conn.sendall(frame.reply_head(115, status, headers, n) + body)
@@ -233,7 +248,8 @@ class Worker(object):
                     send_parts(conn, frame.reply_head(115, status, headers, n), body)
             else:
                 self.stream(conn, status, headers, body)
-            place(board, offset, 0, self.begun)
+                place(board, offset, 0, self.begun)
+                conn.sendall(frame.frame(frame.END))
             body = None
             app.sent(log)
             if left:
@@ -243,7 +259,7 @@ class Worker(object):
                 return
 
     def stream(self, conn, status, headers, pieces):
-        """A reply in pieces, each sent as soon as it is there."""
+        """A reply in pieces, each sent as soon as it is there; without its end."""
         conn.sendall(frame.reply_head(frame.BEGIN, status, headers, 0))
         try:
             try:
@@ -260,7 +276,6 @@ class Worker(object):
             traceback.print_exc()
             conn.sendall(frame.frame(frame.BROKEN, ("%s: %s" % (type(e).__name__, e)).encode("utf-8", "replace")))
             raise OSError("the reply broke off")
-        conn.sendall(frame.frame(frame.END))
 
 
 def send_parts(conn, head, body):
