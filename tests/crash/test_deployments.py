@@ -1,0 +1,207 @@
+"""Online deployments while what stands behind them dies: the server, in the
+middle of each step, and the gateway."""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+import requests
+
+from conftest import REST
+
+SCORE = """
+import os
+def init(): pass
+def run(data): return {"says": %r, "pid": os.getpid()}
+"""
+
+ENDPOINT = "name: %s\nauth_mode: key\n"
+
+DEPLOYMENT = """
+name: blue
+endpoint_name: %s
+code_configuration: {code: %s, scoring_script: score.py}
+environment: {image: library/python:latest}
+instance_type: Standard_DS2_v2
+instance_count: %d
+request_settings: {max_concurrent_requests_per_instance: 8}
+"""
+
+
+class World:
+    """A server with one endpoint."""
+
+    def __init__(self, server, tmp):
+        self.server, self.tmp, self.name = server, tmp, "crash"
+        self.environ = server.environ()
+        self.rest = REST(self.environ)
+        (tmp / "endpoint.yml").write_text(ENDPOINT % self.name)
+        self.run("online-endpoint", "create", "-f", tmp / "endpoint.yml")
+        self.key = self.rest("POST", self.path("listKeys")).json()["primaryKey"]
+
+    def path(self, more=""):
+        return f"onlineEndpoints/{self.name}" + (f"/{more}" if more else "")
+
+    def run(self, *words):
+        done = subprocess.run(["lapis", *map(str, words)], env=self.environ, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def file(self, says, count=1):
+        code = self.tmp / f"code-{says}"
+        code.mkdir(exist_ok=True)
+        (code / "score.py").write_text(SCORE % says)
+        file = self.tmp / f"{says}.yml"
+        file.write_text(DEPLOYMENT % (self.name, code, count))
+        return file
+
+    def create(self, says, count=1, wait=True):
+        words = ["online-deployment", "create", "-f", self.file(says, count)]
+        if wait:
+            return self.run(*words, "--all-traffic")
+        return subprocess.Popen(["lapis", *map(str, words)], env=self.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def uri(self):
+        return self.rest("GET", self.path()).json()["properties"]["scoringUri"]
+
+    def state(self):
+        reply = self.rest("GET", self.path("deployments/blue"))
+        return reply.json()["properties"]["provisioningState"] if reply.ok else reply.status_code
+
+    def until(self, check, within=90):
+        deadline = time.monotonic() + within
+        while not (found := check()):
+            assert time.monotonic() < deadline, "it has not come to that"
+            time.sleep(0.05)
+        return found
+
+    def groups(self):
+        """The processes at the head of the groups of this server."""
+        found = []
+        for p in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                env = (p / "environ").read_bytes().split(b"\0")
+                args = (p / "cmdline").read_bytes()
+                parent = int((p / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                above = pathlib.Path(f"/proc/{parent}/cmdline").read_bytes()
+            except (OSError, IndexError):
+                continue
+            if b"lapis_group.py" in args and b"lapis_group.py" not in above and any(v.startswith(b"LAPIS_TASK_DIR=" + bytes(self.server.data)) for v in env):
+                found.append(int(p.name))
+        return found
+
+
+class Load:
+    def __init__(self, world, clients=3):
+        self.uri, self.key = world.uri, world.key
+        self.said, self.failed, self.stop = collections.Counter(), [], threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+
+    def run(self):
+        with requests.Session() as session:
+            session.trust_env = False
+            while not self.stop.is_set():
+                try:
+                    reply = session.post(self.uri, json=1, headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
+                    if reply.ok:
+                        self.said[reply.json()["says"]] += 1
+                    else:
+                        self.failed.append(f"{reply.status_code} {reply.text[:200]}")
+                except requests.RequestException as e:
+                    self.failed.append(repr(e))
+                time.sleep(0.01)
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for t in self.threads:
+            t.join()
+
+    def more(self, says, n=50):
+        """Waits for that many more answers that say so."""
+        want, deadline = self.said[says] + n, time.monotonic() + 60
+        while self.said[says] < want:
+            assert time.monotonic() < deadline, (self.said, self.failed[:3])
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def world(server, tmp_path):
+    w = World(server, tmp_path)
+    yield w
+    subprocess.run(["lapis", "down", "--data", server.data], capture_output=True, timeout=60)
+    assert w.until(lambda: not w.groups()), "groups are left when all is down"
+
+
+def test_a_restart_of_the_server_fails_no_request(world):
+    world.create("one", 2)
+    groups = world.groups()
+    with Load(world) as load:
+        load.more("one")
+        for kill in (world.server.kill, world.server.kill):
+            kill()
+            load.more("one")
+            world.server.start()
+            load.more("one")
+        world.create("two", 2)  # and it is the master again
+        load.more("two")
+    assert not load.failed, load.failed[:3]
+    assert world.until(lambda: len(world.groups()) == 1) and world.groups() != groups
+
+
+def test_a_server_killed_at_any_moment_of_an_update_goes_on_with_it(world):
+    rng = random.Random(7)
+    world.create("v0")
+    with Load(world) as load:
+        for round in range(1, 7):
+            says = f"v{round}"
+            client = world.create(says, wait=False)
+            time.sleep(rng.uniform(0.2, 1.5))
+            world.server.kill()
+            client.kill()
+            client.wait()
+            world.server.start()
+            # The request may not have come that far.
+            world.until(lambda: world.state() in ("Succeeded", "Failed"))
+            world.create(says)
+            load.more(says, 20)
+            old = sum(n for v, n in load.said.items() if v != says)
+            load.more(says, 20)
+            assert sum(n for v, n in load.said.items() if v != says) == old
+    assert not load.failed, load.failed[:3]
+    assert world.until(lambda: len(world.groups()) == 1)
+
+
+def test_a_group_that_is_killed_comes_back(world):
+    world.create("one")
+    (pid,) = world.groups()
+    os.kill(pid, signal.SIGKILL)
+    world.until(lambda: world.groups() and world.groups() != [pid])
+
+    def answers():
+        reply = requests.post(world.uri, json=1, headers={"Authorization": f"Bearer {world.key}"}, timeout=60, proxies={"http": ""})
+        return reply.ok
+
+    world.until(answers)
+
+
+def test_what_down_has_stopped_the_next_start_brings_back(world):
+    world.create("one")
+    subprocess.run(["lapis", "down", "--data", world.server.data], check=True, capture_output=True, timeout=60)
+    world.server.process.wait()
+    assert not world.groups()
+    world.server.start()
+    with Load(world, 1) as load:
+        load.more("one", 1)
