@@ -14,6 +14,7 @@ import (
 
 	"lapis/native/model"
 	"lapis/native/onnx"
+	"lapis/native/tree"
 )
 
 // Source is what a group is told about its model; see ml/serving.
@@ -101,6 +102,23 @@ func Load(src Source) (*Loaded, error) {
 	switch src.Flavor {
 	case "onnx":
 		m, err = model.OpenONNX(lib, file, name, version)
+	case "lightgbm":
+		var t *tree.Model
+		if t, err = tree.OpenLightGBM(file); err == nil {
+			m = t.Model(name, version)
+		}
+	case "xgboost":
+		class := ""
+		if out.MLflow != nil {
+			class = out.MLflow.Setting("xgboost", "model_class")
+			if strings.HasSuffix(class, ".Booster") {
+				class = ""
+			}
+		}
+		var t *tree.Model
+		if t, err = tree.OpenXGBoost(file, class); err == nil {
+			m = t.Model(name, version)
+		}
 	default:
 		return nil, fmt.Errorf("models of flavor %q are not served natively", src.Flavor)
 	}
