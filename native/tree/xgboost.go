@@ -153,7 +153,7 @@ func newXGBoost(d *document, class string) (*Model, error) {
 		}
 		m.score = func(row, sums []float64) {
 			for i := range sums {
-				sums[i] = 0
+				sums[i] = float64(base[i])
 			}
 			for i := range trees {
 				t := &trees[i]
@@ -163,9 +163,6 @@ func newXGBoost(d *document, class string) (*Model, error) {
 				}
 				// Sums are of single precision, as XGBoost's.
 				sums[t.group] = float64(float32(sums[t.group]) + v)
-			}
-			for i := range sums {
-				sums[i] = float64(float32(sums[i]) + base[i])
 			}
 		}
 	default:
@@ -266,7 +263,7 @@ func boostObjective(name string) (finish func([]float64), margin func(float32) f
 	case "reg:logistic", "binary:logistic":
 		return each(sigmoid), logit, nil
 	case "binary:logitraw":
-		return same, logit, nil
+		return same, plain, nil
 	case "binary:hinge":
 		return each(func(x float64) float64 {
 			if x > 0 {
@@ -429,7 +426,7 @@ func (m *Model) linear(booster *document, base []float32) error {
 	}
 	m.score = func(row, sums []float64) {
 		for g := range sums {
-			sum := float32(w[m.features*groups+g]) + base[g]
+			sum := float32(w[m.features*groups+g]) + base[0]
 			for i, f := range row {
 				if !math.IsNaN(f) {
 					sum += float32(f) * float32(w[i*groups+g])
