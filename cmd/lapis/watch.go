@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"lapis/backend/meter"
 	"lapis/backend/spool"
@@ -11,7 +12,9 @@ import (
 	"lapis/ml/autoscale"
 	"lapis/ml/blob"
 	"lapis/ml/collect"
+	"lapis/ml/endpoint"
 	"lapis/ml/monitor"
+	"lapis/ml/rollout"
 	"lapis/ml/serving"
 	"lapis/resource"
 )
@@ -43,7 +46,12 @@ func (v *server) newWatch(resources resource.Store, blobs blob.Store) (*watch, e
 			Blobs: blobs, Resources: resources, Register: v.register, Log: v.log, Now: now})
 		v.loops = append(v.loops, loop{"data collection", collector.Run})
 		scaler := autoscale.New(autoscale.Config{Resources: resources, Monitor: m, Scaler: v.deployer, Log: v.log, Now: now})
-		v.loops = append(v.loops, loop{"autoscale", scaler.Run})
+		rollouts := rollout.New(rollout.Config{Resources: resources, Monitor: m, Gateway: v.gateway, Router: v.deployer, Log: v.log, Now: now})
+		v.loops = append(v.loops, loop{"autoscale", scaler.Run}, loop{"rollouts", rollouts.Run})
+		// The types are known already; what endpoints can be asked for beside is added.
+		if t, err := v.manager.Types().Find(endpoint.EndpointType); err == nil {
+			maps.Copy(t.Actions, rollouts.Actions())
+		}
 	}
 	v.loops = append(v.loops, loop{"metrics of endpoints", m.Run})
 	return &watch{monitor: m}, nil

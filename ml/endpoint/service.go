@@ -157,7 +157,7 @@ type Live struct {
 // those that they may send back.
 var (
 	internal = []string{"live", "previous", "capacity", "asleep", "failure", "shown", "scaling", "scoringPath", "trafficBefore"}
-	readOnly = []string{"provisioningState", "provisioningErrors", "stage", "lastScale"}
+	readOnly = []string{"provisioningState", "provisioningErrors", "stage", "lastScale", "canary"}
 )
 
 // laid lays members over a stored status.

@@ -103,30 +103,34 @@ func (p plan) key() string { return fmt.Sprint(p.steps, p.run) }
 
 // evidence is what was seen of a rollout since it began, or since the server did.
 type evidence struct {
-	errors    *excess // of the canary, against the objective
-	liveError *excess // of those beside it, against the same
-	worse     worse   // failures, side by side
-	slow      *excess
-	liveSlow  *excess
-	slower    worse
+	errors *excess // of the canary, against the objective; nil without one
+	worse  worse   // failures, side by side
+	slow   *excess // the same of its time
+	slower worse
 
-	tail           time.Duration     // what counts as slow where no objective says; 0 while it is not known
-	past           serving.Histogram // of those beside it, until that is known
-	n, failed      int64
-	otherN, others int64
-	stepN          int64 // since the step began
-	stepOtherN     int64
-	last           map[string]serving.DeploymentState
-	started        time.Time // of the gateway whose counters these are
+	tail             time.Duration     // what counts as slow where no objective says; 0 while it is not known
+	past             serving.Histogram // of those beside it, until that is known
+	all, beside      tally             // since it began, of the canary and of the others
+	step, stepBeside tally             // since the step began
+	last             map[string]serving.DeploymentState
+	started          time.Time // of the gateway whose counters these are
+}
+
+// tally counts requests: how many, how many failed, and of those whose time
+// counts how many were slow.
+type tally struct{ n, failed, timed, slow int64 }
+
+func (t *tally) add(o tally) {
+	t.n, t.failed, t.timed, t.slow = t.n+o.n, t.failed+o.failed, t.timed+o.timed, t.slow+o.slow
 }
 
 func newEvidence(p plan) *evidence {
 	e := &evidence{last: map[string]serving.DeploymentState{}, tail: p.p99}
 	if p.errors > 0 {
-		e.errors, e.liveError = newExcess(p.errors), newExcess(p.errors)
+		e.errors = newExcess(p.errors)
 	}
 	if p.p99 > 0 {
-		e.slow, e.liveSlow = newExcess(0.01), newExcess(0.01)
+		e.slow = newExcess(0.01)
 	}
 	return e
 }
@@ -137,16 +141,17 @@ const (
 	slowness  = 1.25
 	knownTail = 1000
 
-	// The first requests of new instances find caches cold: how long they took
-	// says nothing of the model.
+	// How long the first requests of new instances took says nothing of the model.
 	warmUp = 30
 )
 
 // observe takes in a reading of the gateway.
 func (e *evidence) observe(s serving.State, endpoint, canary string) {
-	var n, k, slow, otherN, otherK, otherSlow int64
+	var it, beside tally
 	fresh := !e.started.Equal(s.Started)
 	e.started = s.Started
+	// The first requests of new instances find caches cold.
+	warm := e.all.n >= warmUp && e.tail > 0
 	for _, ep := range s.Endpoints {
 		if !strings.EqualFold(ep.Name, endpoint) {
 			continue
@@ -158,40 +163,37 @@ func (e *evidence) observe(s serving.State, endpoint, canary string) {
 				continue
 			}
 			answers := d.Latency.Minus(was.Latency)
-			total, failed := since(d.Requests, was.Requests)
-			if total < 0 || answers.Count < 0 {
+			var t tally
+			if t.n, t.failed = since(d.Requests, was.Requests); t.n < 0 || answers.Count < 0 {
 				continue
 			}
-			late := int64(0)
-			if e.tail > 0 {
-				late = above(answers, e.tail)
+			if warm {
+				t.timed, t.slow = t.n, above(answers, e.tail)
 			}
 			if strings.EqualFold(d.Name, canary) {
-				n, k, slow = n+total, k+failed, slow+late
+				it.add(t)
 				continue
 			}
-			otherN, otherK, otherSlow = otherN+total, otherK+failed, otherSlow+late
+			beside.add(t)
 			if e.tail == 0 {
 				e.learn(answers)
 			}
 		}
 	}
-	warm := e.n >= warmUp
-	e.n, e.failed, e.stepN = e.n+n, e.failed+k, e.stepN+n
-	e.otherN, e.others, e.stepOtherN = e.otherN+otherN, e.others+otherK, e.stepOtherN+otherN
-	if e.errors != nil {
-		e.errors.add(n, k)
-		e.liveError.add(otherN, otherK)
+	for _, sum := range []*tally{&e.all, &e.step} {
+		sum.add(it)
 	}
-	e.worse.add(n, k, otherN, otherK)
-	if !warm {
-		return
+	for _, sum := range []*tally{&e.beside, &e.stepBeside} {
+		sum.add(beside)
+	}
+	if e.errors != nil {
+		e.errors.add(it.n, it.failed)
 	}
 	if e.slow != nil {
-		e.slow.add(n, slow)
-		e.liveSlow.add(otherN, otherSlow)
+		e.slow.add(it.timed, it.slow)
 	}
-	e.slower.add(n, slow, otherN, otherSlow)
+	e.worse.add(it.n, it.failed, beside.n, beside.failed)
+	e.slower.add(it.timed, it.slow, beside.timed, beside.slow)
 }
 
 // learn finds out what is slow.
@@ -236,28 +238,27 @@ func above(h serving.Histogram, limit time.Duration) int64 {
 
 // verdict tells why the canary is to be taken back; "" if nothing speaks
 // against it. What the deployments beside it suffer from too is not its fault:
-// it must be worse than they are, or they must have been well while they were
-// asked.
+// it must be worse than they are, or than they were while they were asked.
 func (e *evidence) verdict(p plan) string {
 	rate := func(k, n int64) string {
 		return fmt.Sprintf("%d of %d requests (%s %%)", k, n, strconv.FormatFloat(100*float64(k)/float64(max(n, 1)), 'f', 2, 64))
 	}
-	others := fmt.Sprintf("; beside it %s failed", rate(e.others, e.otherN))
-	broken := func(it, live *excess, w *worse) bool {
+	others := fmt.Sprintf("; beside it %s failed", rate(e.beside.failed, e.beside.n))
+	broken := func(it *excess, w *worse, n, k, otherN, otherK int64) bool {
 		switch {
 		case it == nil:
 			return false
-		case e.stepOtherN > 0:
+		case e.stepBeside.n > 0:
 			return it.odds() >= likely && w.odds() >= beside
 		}
-		return it.odds() >= surely && live.odds() < doubt
+		return it.odds() >= surely && chance(n, k, otherN, otherK) < 1/doubt
 	}
 	switch {
-	case broken(e.errors, e.liveError, &e.worse):
-		return fmt.Sprintf("the error rate is above the objective of %s %%: %s failed%s", strconv.FormatFloat(100*p.errors, 'f', -1, 64), rate(e.failed, e.n), others)
+	case broken(e.errors, &e.worse, e.step.n, e.step.failed, e.beside.n, e.beside.failed):
+		return fmt.Sprintf("the error rate is above the objective of %s %%: %s failed%s", strconv.FormatFloat(100*p.errors, 'f', -1, 64), rate(e.all.failed, e.all.n), others)
 	case e.errors == nil && e.worse.odds() >= surely:
-		return fmt.Sprintf("it fails more often than what is live: %s failed%s", rate(e.failed, e.n), others)
-	case broken(e.slow, e.liveSlow, &e.slower):
+		return fmt.Sprintf("it fails more often than what is live: %s failed%s", rate(e.all.failed, e.all.n), others)
+	case broken(e.slow, &e.slower, e.step.timed, e.step.slow, e.beside.timed, e.beside.slow):
 		return fmt.Sprintf("more than 1 %% of its answers take longer than the objective of %v", p.p99)
 	case e.slow == nil && e.slower.odds() >= surely:
 		return fmt.Sprintf("it is slower than what is live: answers of more than %v, %v times what 99 %% of the live ones take, are too many", e.tail.Round(10*time.Microsecond), slowness)
@@ -311,10 +312,10 @@ func (p plan) next(now time.Time, r Run, e *evidence) (step, bool) {
 	if why := e.verdict(p); why != "" {
 		return step{RolledBack, r.Step, 0, why}, true
 	}
-	if r.State == Watching || now.Sub(r.Since) < p.every || e.stepN < p.least {
+	if r.State == Watching || now.Sub(r.Since) < p.every || e.step.n < p.least {
 		return step{}, false
 	}
-	well := fmt.Sprintf("%d requests at %d %%, of which nothing speaks against it", e.stepN, r.Percent)
+	well := fmt.Sprintf("%d requests at %d %%, of which nothing speaks against it", e.step.n, r.Percent)
 	if r.Step+1 >= len(p.steps) {
 		return step{Promoted, r.Step, r.Percent, well}, true
 	}

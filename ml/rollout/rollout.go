@@ -164,7 +164,7 @@ func (c *Controller) look(ctx context.Context, r resource.Resource, s serving.St
 	if !now {
 		return nil
 	}
-	run.Requests, run.Failures = e.n, e.failed
+	run.Requests, run.Failures = e.all.n, e.all.failed
 	run.Step, run.Percent, run.State, run.Reason, run.Since = next.index, next.percent, next.state, next.reason, c.Now()
 	switch next.state {
 	case RolledBack:
@@ -180,7 +180,7 @@ func (c *Controller) look(ctx context.Context, r resource.Resource, s serving.St
 	case Promoted:
 		return c.change(ctx, r, nil, run, "promote")
 	}
-	e.stepN, e.stepOtherN = 0, 0
+	e.step, e.stepBeside = tally{}, tally{}
 	return c.change(ctx, r, split(run.Before, run.Deployment, run.Percent), run, "step")
 }
 

@@ -8,11 +8,11 @@ const surely = 400
 
 // An objective that is broken needs both: that it is, likely, and that those
 // beside it are better off. While nobody is asked beside it, it must surely be,
-// and those that were asked before must not have been suspected of the same.
+// and that those were no better before must be a rare chance, one in so many.
 const (
 	likely = 50
 	beside = 250
-	doubt  = 20
+	doubt  = 2000.0
 )
 
 // excess is evidence, gathered request by request, that a share is above a
@@ -73,4 +73,28 @@ func mean(logs []float64) float64 {
 		sum += math.Exp(min(l, 300))
 	}
 	return sum / float64(len(logs))
+}
+
+// chance is how likely it is that of n requests k or more fail, if they fail as
+// often as those of otherN of which otherK did. With none of those it is 0.
+func chance(n, k, otherN, otherK int64) float64 {
+	if otherN == 0 {
+		return 0
+	}
+	total := k + otherK
+	share := float64(n) / float64(n+otherN)
+	if n == 0 || total == 0 {
+		return 1
+	}
+	sum := 0.0
+	for i := k; i <= total; i++ {
+		a, _ := math.Lgamma(float64(total + 1))
+		b, _ := math.Lgamma(float64(i + 1))
+		c, _ := math.Lgamma(float64(total - i + 1))
+		p := math.Exp(a - b - c + float64(i)*math.Log(share) + float64(total-i)*math.Log1p(-share))
+		if sum += p; p < sum*1e-9 && i > k+int64(share*float64(total)) {
+			break
+		}
+	}
+	return min(sum, 1)
 }

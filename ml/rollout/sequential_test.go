@@ -71,9 +71,9 @@ func simulate(t *testing.T, seed uint64, p plan, rate int, blue, green model) (R
 		e.observe(tr.second(rate, r.Percent, blue, green), "house", "green")
 		if next, ok := p.next(now, r, e); ok {
 			r.State, r.Step, r.Percent, r.Reason, r.Since = next.state, next.index, next.percent, next.reason, now
-			e.stepN, e.stepOtherN = 0, 0
+			e.step, e.stepBeside = tally{}, tally{}
 			if r.State != Running {
-				return r, second, e.failed
+				return r, second, e.all.failed
 			}
 		}
 	}
