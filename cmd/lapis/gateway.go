@@ -231,7 +231,7 @@ func serveGateway(ctx context.Context, f *folder, address string, listeners []ne
 	pair := &keyPair{f: f}
 	secure.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.certificate}
 	group.Go(func() error { return unlessClosed(secure.ServeTLS(split.tls, "", "")) })
-	group.Go(func() error { return unlessClosed(plainHTTP.Serve(split.http)) })
+	group.Go(func() error { return unlessClosed(plainHTTP.Serve(gateway.Guard(split.http))) })
 	group.Go(func() error { return unlessClosed(ctl.Serve(control)) })
 	group.Go(func() error { return giveBack(ctx) })
 	group.Go(func() error {

@@ -133,7 +133,10 @@ func (g *Gateway) Idle() (since time.Time, ok bool) {
 
 // caller is an open connection of a caller. It counts for the endpoint that it
 // spoke with first.
-type caller struct{ endpoint atomic.Pointer[endpoint] }
+type caller struct {
+	endpoint atomic.Pointer[endpoint]
+	guard    *guardedConn // nil: nobody looks
+}
 
 type contextKey int
 
@@ -143,6 +146,7 @@ const callerKey contextKey = iota
 // gateway is: they count connections.
 func (g *Gateway) ConnContext(ctx context.Context, c net.Conn) context.Context {
 	k := &caller{}
+	k.guard, _ = c.(*guardedConn)
 	g.callers.Store(c, k)
 	return context.WithValue(ctx, callerKey, k)
 }

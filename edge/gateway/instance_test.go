@@ -193,6 +193,7 @@ func openIn(t testing.TB, dir string) *house {
 	h.srv.Config.Protocols = new(http.Protocols)
 	h.srv.Config.Protocols.SetHTTP1(true)
 	h.srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	h.srv.Listener = Guard(h.srv.Listener)
 	h.srv.Start()
 	h.url = h.srv.URL
 	t.Cleanup(func() {

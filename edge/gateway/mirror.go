@@ -131,17 +131,10 @@ func (m *mirror) send(c *copied) {
 	shadow := &copied{done: make(chan struct{})}
 	x.mirror = shadow // it takes the reply down
 	m.d.stats.mirrored.Add(1)
-	func() {
-		defer func() {
-			if r := recover(); r != nil && r != http.ErrAbortHandler {
-				panic(r)
-			}
-		}()
-		if no := x.score(); no != nil {
-			x.refuse(no)
-		}
-		x.finish()
-	}()
+	if no := x.score(); no != nil {
+		x.refuse(no)
+	}
+	x.finish()
 	// The caller's own request ends within its bounds.
 	select {
 	case <-c.done:

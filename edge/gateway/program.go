@@ -185,7 +185,8 @@ func (x *exchange) streamHTTP(resp *http.Response) (outcome, bool) {
 			_ = control.SetWriteDeadline(time.Time{})
 			return answered, true
 		case err != nil:
-			x.cut()
+			x.torn = true
+			return answered, false
 		}
 	}
 }

@@ -46,6 +46,8 @@ var (
 		message: "The caller has closed the connection."}
 	badBody = &refusal{status: 400, k8s: 400, code: "InvalidBody", reason: "invalid_body", grpc: 3,
 		message: "The request's body ended before it was whole. Send it again."}
+	twoLengths = &refusal{status: 400, k8s: 400, code: "InvalidRequest", reason: "ambiguous_length", grpc: 3,
+		message: "The request has both Content-Length and Transfer-Encoding. Send one of them."}
 	longTarget = &refusal{status: 414, k8s: 414, code: "UriTooLong", reason: "uri_too_long", grpc: 3,
 		message: "The request's path and query are longer than 65535 bytes."}
 )

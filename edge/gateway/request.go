@@ -68,6 +68,7 @@ type exchange struct {
 	grpcMessage string
 
 	reply  []byte // body of a whole reply
+	torn   bool   // the caller has half of a reply, which must not look whole
 	stop   func() bool
 	tried  bool // an attempt has failed and been given back
 	mirror *copied
@@ -97,6 +98,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (x *exchange) serve() {
 	x.identify()
+	if ambiguous(x.r) {
+		x.w.Header().Set("Connection", "close")
+		x.refuse(twoLengths)
+		return
+	}
 	t := x.g.table.Load()
 	rt, target, name := t.find(x.r)
 	var caller keyHash
@@ -153,6 +159,9 @@ func (x *exchange) serve() {
 		x.refuse(no)
 	}
 	x.finish()
+	if x.torn {
+		panic(http.ErrAbortHandler) // ends the connection
+	}
 }
 
 func (x *exchange) timeout() time.Duration {
@@ -387,7 +396,7 @@ func (x *exchange) score() *refusal {
 		}
 		switch out {
 		case answered:
-			i.report(x.model < 500)
+			i.report(x.model < 500 && !x.torn)
 			return nil
 		case missing:
 			i.unreachable()
@@ -562,8 +571,7 @@ func (x *exchange) streamFrames(c *conn, a frame.Reply) (outcome, bool) {
 		kind, payload, err := c.reader.Next()
 		switch {
 		case err != nil || kind != frame.KindData && kind != frame.KindEnd:
-			// The caller has half of a reply: it must not look whole.
-			x.cut()
+			x.torn = true
 			return answered, false
 		case kind == frame.KindEnd:
 			eachHeader(payload, func(name, value string) {
@@ -575,12 +583,6 @@ func (x *exchange) streamFrames(c *conn, a frame.Reply) (outcome, bool) {
 			return answered, false
 		}
 	}
-}
-
-// cut ends the connection with the caller in the middle of a reply.
-func (x *exchange) cut() {
-	x.finish()
-	panic(http.ErrAbortHandler)
 }
 
 // eachHeader goes through lines "Name: value\r\n".

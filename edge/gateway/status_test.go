@@ -306,7 +306,7 @@ func TestNTimesCRunAsManyWaitAndTheRestIs429(t *testing.T) {
 		}
 		until(t, "all that may are in", func() bool {
 			running, waiting := d.counts()
-			return running == concurrency*count && waiting == concurrency*count
+			return running == concurrency*count && waiting == concurrency*count && now.Load() == concurrency*count
 		})
 		for _, p := range []*process{one, two} {
 			if n := p.open.Load(); n != concurrency {
