@@ -109,7 +109,8 @@ test-serving: build .tools/serving/ready
 	LAPIS_CASES=$${LAPIS_CASES:-60} tests/run.sh .tools/serving $(RESULTS)/serving.xml tests/serving -rP $(ARGS)
 
 .PHONY: soak
-soak: build .tools/sdk/ready
+soak: build .tools/sdk/ready .tools/serving/ready
+	LAPIS_SOAK_SECONDS=900 LAPIS_CASES=1500 tests/run.sh .tools/serving $(RESULTS)/soak-serving.xml tests/serving -rP $(ARGS)
 	LAPIS_SEQUENCES=3000 tests/run.sh .tools/sdk $(RESULTS)/soak-differential.xml tests/differential -rP $(ARGS)
 	LAPIS_CORPUS_JOBS=all tests/run.sh .tools/sdk $(RESULTS)/soak-corpus.xml tests/corpus $(ARGS)
 	LAPIS_CRASHES=200 tests/run.sh .tools/sdk $(RESULTS)/soak.xml tests/crash -s $(ARGS)

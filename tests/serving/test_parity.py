@@ -135,6 +135,7 @@ def serving(tmp_path):
         server.stop()
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", cases.SCRIPTS)
 def test_a_script_is_answered_as_the_azure_inference_server_answers_it(serving, name):
     theirs, ours = serving(HERE / "scripts" / name)
@@ -163,6 +164,7 @@ def mlflow(folders):
         peer.wait(30)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", cases.COLUMNS)
 def test_a_model_is_answered_as_mlflow_answers_it(folders, mlflow, name):
     folder = folders[name]
