@@ -113,6 +113,10 @@ func (p *process) serve(c net.Conn, do work) {
 	hello, _ := json.Marshal(frame.Hello{Protocol: 1, Instance: p.ID, PID: os.Getpid()})
 	out := func(k frame.Kind, b []byte) { _, _ = c.Write(frame.Append(nil, k, b)) }
 	out(frame.KindHello, hello)
+	if do == nil {
+		serveFixed(c)
+		return
+	}
 	type got struct {
 		kind    frame.Kind
 		payload []byte
