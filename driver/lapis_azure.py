@@ -256,6 +256,9 @@ class Application(object):
         self.context = None
         if self.raw or "flask" in sys.modules:
             self.context = lapis_flask.Context()
+        self.read_version()
+
+    def read_version(self):
         self.version = b""
         version = os.environ.get("HTTP_X_MS_SERVER_VERSION", "")
         if version:
@@ -602,11 +605,3 @@ def tree(path, depth=0):
     for child in sorted(os.listdir(path)):
         for line in tree(os.path.join(path, child), depth + 1):
             yield line
-
-
-def trace_headers(headers):
-    """The header lines by which a request is known, without the checks."""
-    request = find(headers, b"X-Request-Id") or str(uuid.uuid4()).encode()
-    client = find(headers, b"X-Ms-Client-Request-Id") or b""
-    lines = b"X-Request-Id: " + request + b"\r\nX-Ms-Request-Id: " + (client or request) + b"\r\n"
-    return lines + b"X-Ms-Client-Request-Id: " + client + b"\r\n" if client else lines

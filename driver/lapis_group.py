@@ -22,6 +22,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 
 import lapis_azure  # noqa: F401  each worker finds it imported
 import lapis_collect
@@ -136,6 +137,7 @@ class Group(object):
         self.grace = max(0, int(env.get("LAPIS_GROUP_GRACE_MS") or 10000)) / 1000.0
         self.wanted = min(MAX_INSTANCES, max(0, int(env.get("LAPIS_GROUP_COUNT") or 1)))
         self.instances = {}
+        self.warm = False  # what workers will need is imported
         self.stopping = False
         self.board = mmap.mmap(-1, FIRST_PLACE + PLACE_SIZE * MAX_INSTANCES * self.workers)
         self.offsets = []
@@ -159,17 +161,28 @@ class Group(object):
         self.control = self.listen(os.path.join(self.folder, "control.sock"))
         self.watch(self.control.fileno(), select.POLLIN, "control", None)
 
-        lapis_warm.imports()
+        # Orders are taken between two imports; nothing is forked before the last.
+        self.scale()
+        for _ in lapis_warm.imports():
+            self.events(0)
         gc.collect()
         gc.freeze()
-        self.scale()
+        self.warm = True
+        for i in list(self.instances.values()):
+            for p in i.places:
+                self.fork(p)
         while not (self.stopping and not self.instances):
             self.step()
         self.control.close()
         unlink(os.path.join(self.folder, "control.sock"))
 
     def step(self):
-        for fd, event in self.poll.poll(self.pause()):
+        self.events(self.pause())
+        self.reap()
+        self.tick()
+
+    def events(self, wait):
+        for fd, event in self.poll.poll(wait):
             what, whose = self.watched.get(fd, (None, None))
             if what == "signal":
                 self.signalled()
@@ -181,8 +194,6 @@ class Group(object):
                 self.hear(whose)
             elif what == "peer":
                 self.peer_closed(whose)
-        self.reap()
-        self.tick()
 
     def pause(self):
         """Milliseconds until the group must look again; None: until something
@@ -256,7 +267,8 @@ class Group(object):
                 self.next_offset += PLACE_SIZE
             p = Place(i, offset)
             i.places.append(p)
-            self.fork(p)
+            if self.warm:
+                self.fork(p)
 
     def stop(self, i):
         i.enter("Stopping")
@@ -288,7 +300,11 @@ class Group(object):
         # A TERM that comes before the worker can be told is held until it can.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            pid = os.fork()
+            with warnings.catch_warnings():
+                # Newer versions warn of threads, also of those that libraries of
+                # numbers have ready and that survive a fork well.
+                warnings.simplefilter("ignore")
+                pid = os.fork()
         except OSError as e:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             ours.close()

@@ -17,7 +17,6 @@ own application.
 
 import asyncio
 import base64
-import importlib
 import inspect
 import io
 import json
@@ -56,17 +55,13 @@ def find(folder):
     raise ModelError(f"{folder} is not an MLflow model: it {what}. Register the folder that mlflow.<flavor>.save_model wrote.")
 
 
-def warm(folder):
-    """Import what the model of a folder will need, and nothing of the model itself.
+def modules(folder):
+    """Return what the model of a folder will need to be imported, and nothing of the model itself.
 
-    It is called before processes are forked off; that an import fails is told by
-    load.
+    It is imported before processes are forked off; that an import fails is told
+    by load.
     """
-    for name in ["pandas", "mlflow.pyfunc", "mlflow.pyfunc.scoring_server", *flavor_modules(folder)]:
-        try:
-            importlib.import_module(name)
-        except BaseException:  # also SystemExit
-            pass
+    return ["pandas", "mlflow.pyfunc", "mlflow.pyfunc.scoring_server", *flavor_modules(folder)]
 
 
 def flavor_modules(folder):

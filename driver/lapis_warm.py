@@ -5,6 +5,7 @@ All of it is best effort. What does not import here is met again in the worker,
 where the failure is told."""
 
 import ast
+import importlib
 import os
 import re
 import sys
@@ -22,52 +23,52 @@ NEVER = frozenset(["tensorflow", "jax", "jaxlib", "grpc", "ray", "pyspark", "cup
 
 
 def imports():
-    """Imports what the script imports, its output hidden. When that left
-    threads behind the process starts over without it: a fork would take their
-    locks along."""
+    """Imports what the script imports, its output hidden; a generator, that
+    pauses after each. When that left threads behind the process starts over
+    without it: a fork would take their locks along."""
     if os.environ.get(COLD):
         return
-    mlflow = os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow"
-    names = [] if mlflow else named(script(), roots()) + pickled(os.environ.get("AZUREML_MODEL_DIR", ""))
-    names = [n for n in names if n.partition(".")[0] not in NEVER]
-    if not names and not mlflow:
-        return
+    if os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow":
+        import lapis_mlflow
+
+        names = lapis_mlflow.modules(os.environ.get("LAPIS_GROUP_MODEL", ""))
+    else:
+        names = named(script(), roots()) + pickled(os.environ.get("AZUREML_MODEL_DIR", ""))
+    for name in names:
+        if name.partition(".")[0] in NEVER:
+            continue
+        hidden(name)
+        yield name
+    if threading.active_count() > 1:
+        os.environ[COLD] = "1"
+        os.execv(sys.executable, [sys.executable, "-u", os.path.abspath(sys.argv[0])])
+
+
+def hidden(name):
+    """Imports a module; what it prints and whether it fails is nobody's affair."""
     before = list(sys.path)
     platform = os.environ.get("LAPIS_PLATFORM_PACKAGES")
     if platform:
         sys.path.append(platform)
-    sys.stdout.flush()
-    sys.stderr.flush()
     saved = [os.dup(1), os.dup(2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        if mlflow:
-            try:
-                import lapis_mlflow
-
-                lapis_mlflow.warm(os.environ.get("LAPIS_GROUP_MODEL", ""))
-            except BaseException:
-                pass
-        for name in names:
-            try:
-                __import__(name)
-            except BaseException:
-                pass
+        importlib.import_module(name)
+    except BaseException:
+        pass
     finally:
-        for fd, kept in zip((1, 2), saved):
+        for stream in (sys.stdout, sys.stderr):
             try:
-                (sys.stdout if fd == 1 else sys.stderr).flush()
+                stream.flush()
             except Exception:
                 pass
+        for fd, kept in zip((1, 2), saved):
             os.dup2(kept, fd)
             os.close(kept)
         os.close(nowhere)
         sys.path[:] = before
-    if threading.active_count() > 1:
-        os.environ[COLD] = "1"
-        os.execv(sys.executable, [sys.executable, "-u", os.path.abspath(sys.argv[0])])
 
 
 def roots():
