@@ -324,6 +324,9 @@ func (s *Service) variables(ctx context.Context, c *resource.Change, p resource.
 	return nil
 }
 
+// defaultInstance is the instance type of a managed deployment that names none.
+const defaultInstance = "Standard_F4s_v2"
+
 // instanceType refuses an instance type that there is none of. Those of a
 // Kubernetes cluster are named by its owner.
 func instanceType(p resource.Document, kind string) error {
@@ -332,7 +335,8 @@ func instanceType(p resource.Document, kind string) error {
 		return nil
 	}
 	if name == "" {
-		return invalid("instanceType", "is required, such as Standard_DS3_v2; see `lapis compute list-sizes`")
+		p.Set("instanceType", defaultInstance)
+		return nil
 	}
 	if _, ok := compute.ParseSize(name); !ok {
 		return invalid("instanceType", "is %q, which is no instance type; near ones are %s; see `lapis compute list-sizes`", clip(name), strings.Join(compute.Near(name, 3), ", ")).With("InvalidVmSize")
@@ -666,7 +670,7 @@ func admitSKU(c *resource.Change, p resource.Document) error {
 	canonical(d, "name", "capacity", "tier", "size", "family")
 	var name string
 	d.Default("name", "Default")
-	if json.Unmarshal(d["name"], &name) != nil || !strings.EqualFold(name, "Default") {
+	if json.Unmarshal(d["name"], &name) != nil || name != "" && !strings.EqualFold(name, "Default") {
 		return fault.Invalid("'sku.name' is %s; it must be Default", clip(string(d["name"]))).With("ValidationError").At("sku.name")
 	}
 	d.Set("name", "Default")

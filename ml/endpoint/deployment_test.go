@@ -82,7 +82,7 @@ func TestWhatIsWrongWithADeploymentIsNamed(t *testing.T) {
 		{`{"codeConfiguration":"score.py"}`, "object"},
 		{`{"modelMountPath":"models"}`, "absolute path"},
 		{`{"modelMountPath":"/a/../b"}`, "absolute path"},
-		{`{"instanceType":null}`, "instanceType"},
+		{`{"instanceType":4}`, "instanceType"},
 		{`{"instanceType":"Standard_DS3_v22x!"}`, "near ones are Standard_DS3_v2"},
 		{`{"endpointComputeType":"Kubernetes"}`, "endpoint's kind"},
 		{`{"endpointComputeType":"AzureMLCompute"}`, "Managed, Kubernetes"},

@@ -67,6 +67,43 @@ OPERATIONS = {
         assert poller.result().name == "reg"
         assert MLClient(DefaultAzureCredential(), registry_name="reg").models.list() is not None
         """,
+    "an endpoint and its deployment are made": """
+        folder = pathlib.Path(tempfile.mkdtemp())
+        (folder / "score.py").write_text("def init(): pass\\ndef run(data): return data")
+        poller = ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="killed", auth_mode="key"))
+        begun()
+        assert poller.result().provisioning_state == "Succeeded"
+        blue = ManagedOnlineDeployment(name="blue", endpoint_name="killed", code_configuration=CodeConfiguration(code=str(folder), scoring_script="score.py"),
+            environment=Environment(image="library/python:latest"), instance_type="Standard_DS3_v2", instance_count=1)
+        poller = ml.online_deployments.begin_create_or_update(blue)
+        begun()
+        poller.result()
+        assert ml.online_deployments.get("blue", "killed").provisioning_state == "Succeeded"
+        """,
+    "keys change": """
+        before = ml.online_endpoints.get_keys("killed")
+        poller = ml.online_endpoints.begin_regenerate_keys("killed", key_type="primary")
+        begun()
+        poller.result()
+        after = ml.online_endpoints.get_keys("killed")
+        assert after.primary_key != before.primary_key and after.secondary_key == before.secondary_key
+        """,
+    "traffic is given": """
+        endpoint = ml.online_endpoints.get("killed")
+        endpoint.traffic = {"blue": 100}
+        poller = ml.online_endpoints.begin_create_or_update(endpoint)
+        begun()
+        assert poller.result().traffic == {"blue": 100}
+        request = folder / "request.json"
+        request.write_text('{"a": 1}')
+        assert "a" in ml.online_endpoints.invoke("killed", request_file=str(request))
+        """,
+    "an endpoint is deleted": """
+        poller = ml.online_endpoints.begin_delete("killed")
+        begun()
+        poller.result()
+        assert "killed" not in [e.name for e in ml.online_endpoints.list()]
+        """,
     # The SDK waits by itself; its first poll is held back until then.
     "a model is shared": """
         folder = pathlib.Path(tempfile.mkdtemp()) / "model"

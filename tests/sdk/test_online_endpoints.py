@@ -2,7 +2,8 @@
 back, and what is wrong is refused with words that name it."""
 
 import pytest
-from azure.ai.ml.entities import ManagedOnlineEndpoint
+from azure.ai.ml.entities import IdentityConfiguration, KubernetesOnlineEndpoint, ManagedIdentityConfiguration, ManagedOnlineEndpoint
+from azure.core.exceptions import HttpResponseError
 
 
 @pytest.fixture
@@ -75,3 +76,31 @@ def test_a_name_is_an_address_and_there_is_one_of_it(ml, rest, endpoint, unique)
 def test_names_that_are_none_are_refused(rest, name):
     reply = rest("PUT", f"onlineEndpoints/{name}", json={"location": "local", "properties": {"authMode": "Key"}})
     assert reply.status_code == 400 and "3 to 32" in reply.json()["error"]["message"]
+
+
+def test_a_kubernetes_endpoint_needs_a_kubernetes_compute(ml, rest, cpu, unique):
+    name, compute = unique("ep"), unique("k8s")
+    for wrong, says in ((cpu, "AmlCompute"), (unique("none"), "attached Kubernetes compute")):
+        with pytest.raises(HttpResponseError, match=says):
+            ml.online_endpoints.begin_create_or_update(KubernetesOnlineEndpoint(name=name, compute=wrong, auth_mode="key")).result()
+    rest("PUT", f"computes/{compute}", json={"location": "local", "properties": {"computeType": "Kubernetes", "properties": {}}}).raise_for_status()
+    with pytest.raises(HttpResponseError, match="AADToken"):
+        ml.online_endpoints.begin_create_or_update(KubernetesOnlineEndpoint(name=name, compute=compute, auth_mode="aad_token")).result()
+    made = ml.online_endpoints.begin_create_or_update(KubernetesOnlineEndpoint(name=name, compute=compute, auth_mode="key")).result()
+    try:
+        assert isinstance(made, KubernetesOnlineEndpoint) and made.compute.endswith(f"/computes/{compute}") and made.provisioning_state == "Succeeded"
+        assert rest("GET", f"onlineEndpoints/{name}").json()["kind"] == "K8S"
+    finally:
+        ml.online_endpoints.begin_delete(name).result()
+
+
+def test_user_assigned_identities_get_ids(ml, endpoint):
+    user = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/u"
+    made = endpoint(identity=IdentityConfiguration(type="user_assigned", user_assigned_identities=[ManagedIdentityConfiguration(resource_id=user)]))
+    (one,) = made.identity.user_assigned_identities
+    assert made.identity.type == "user_assigned" and one.resource_id == user and "clientid" in (said := str(one).lower().replace("_", "")) and "principalid" in said
+
+
+def test_rolling_back_is_one_call(rest, endpoint):
+    reply = rest("POST", f"onlineEndpoints/{endpoint().name}/rollback")
+    assert reply.status_code == 409 and "no other split" in reply.json()["error"]["message"]
