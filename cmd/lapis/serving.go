@@ -113,6 +113,9 @@ func (f *folder) downGroups(ctx context.Context, out io.Writer) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+	if err := os.RemoveAll(socketPath(f.path("serving", "s"))); err != nil {
+		return err
+	}
 	if len(stopped) > 0 {
 		fmt.Fprintf(out, "Stopped %d online deployment(s); the next start of the server starts them again.\n", len(stopped))
 	}
@@ -121,6 +124,12 @@ func (f *folder) downGroups(ctx context.Context, out io.Writer) error {
 
 // groupsDownWithin is what groups get to end what they work on.
 const groupsDownWithin = 4 * time.Minute
+
+// write puts the resource of an action anew, for its caller.
+func (v *server) write(ctx context.Context, call resource.Call, body json.RawMessage) error {
+	_, err := v.manager.Put(ctx, manager.Request{ID: call.ID, Caller: call.Caller, Body: body, IfMatch: call.Resource.Etag, View: call.View})
+	return err
+}
 
 // uses tells whether a job or a deployment uses the environment of that hash.
 func (v *server) uses(hash string) bool {
@@ -131,13 +140,18 @@ func (v *server) uses(hash string) bool {
 // folders: a socket's path has at most 107 bytes.
 const maxSocketFolder = 80
 
+func socketPath(dir string) string {
+	if len(dir) <= maxSocketFolder {
+		return dir
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return filepath.Join("/tmp", fmt.Sprintf("lapis-s-%d-%s", os.Geteuid(), strings.ToLower(base32.HexEncoding.EncodeToString(sum[:10]))))
+}
+
 // socketFolder makes the folder for sockets: the given one, or one of a short
 // name that stands for it.
 func socketFolder(dir string) (string, error) {
-	if len(dir) > maxSocketFolder {
-		sum := sha256.Sum256([]byte(dir))
-		dir = filepath.Join("/tmp", fmt.Sprintf("lapis-s-%d-%s", os.Geteuid(), strings.ToLower(base32.HexEncoding.EncodeToString(sum[:10]))))
-	}
+	dir = socketPath(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}

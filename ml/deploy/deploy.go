@@ -126,9 +126,24 @@ func New(c Config) *Deployer {
 
 // Generation is one state of a deployment that served or was to serve.
 type Generation struct {
-	ID   string `json:"generation"`
-	Spec Spec   `json:"spec"`
-	At   string `json:"at"`
+	ID   string          `json:"generation"`
+	Spec Spec            `json:"spec"`
+	At   string          `json:"at"`
+	Body json.RawMessage `json:"body,omitempty"` // what a PUT of it would send
+}
+
+// body is what a PUT of a deployment as it is would send.
+func body(r resource.Resource) json.RawMessage {
+	d := resource.Document{"properties": r.Properties}
+	if len(r.SKU) > 0 {
+		d["sku"] = r.SKU
+	}
+	if len(r.Identity) > 0 {
+		d["identity"] = r.Identity
+	}
+	d.Set("location", r.Location)
+	d.Set("tags", r.Tags)
+	return d.Raw()
 }
 
 // Status is what the deployer keeps in a deployment's status.
@@ -276,7 +291,7 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 		return nil, err
 	}
 	was := statusOf(r)
-	count := max(w.sku.Capacity, spec.MinInstances)
+	count := max(w.sku.Capacity, spec.MinInstances, 1) // one has to prove that it answers
 	if strings.EqualFold(w.deployment.Scale.Type, "TargetUtilization") && was.Live != nil {
 		count = min(max(was.capacity(), spec.MinInstances), max(w.deployment.Scale.MaxInstances, 1))
 	}
@@ -293,20 +308,20 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 	}
 	defer log.Close()
 	if was.Live == nil || was.Live.ID != gen || !d.runs(ctx, task) {
-		if err := d.launch(ctx, r, w, g, max(count, 1), log); err != nil {
+		if err := d.launch(ctx, r, w, g, count, log); err != nil {
 			return nil, d.abandon(ctx, g, was, err)
 		}
-	} else if _, err := d.resize(ctx, g, count); err != nil {
+	} else if err := d.rescale(ctx, r, g, count); err != nil {
 		return nil, err
 	}
-	d.stage(ctx, r.ID, log, "Starting %s", plural(max(count, 1), "instance"))
-	if err := d.proven(ctx, g, max(count, 1), log); err != nil {
+	d.stage(ctx, r.ID, log, "Starting %s", plural(count, "instance"))
+	if err := d.proven(ctx, g, count, log); err != nil {
 		return nil, d.abandon(ctx, g, was, err)
 	}
 	d.stage(ctx, r.ID, log, "Switching requests to the new instances")
 
 	// From here on the new generation is the deployment.
-	status := map[string]any{"live": Generation{ID: gen, Spec: spec, At: d.Now().Format(time.RFC3339)}, "capacity": count,
+	status := map[string]any{"live": Generation{ID: gen, Spec: spec, At: d.Now().Format(time.RFC3339), Body: body(r)}, "capacity": count,
 		"stage": nil, "failure": nil, "asleep": nil}
 	if was.Live != nil && was.Live.ID != gen {
 		status["previous"] = was.Live
@@ -319,6 +334,23 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 	}
 	fmt.Fprintf(log, "%s I Deployed in %.1f s\n", d.Now().Format("2006-01-02 15:04:05,000"), d.Now().Sub(began).Seconds())
 	return json.Marshal(map[string]any{"shown": shown(spec)})
+}
+
+// rescale brings the instances of what serves to another number. Those that go
+// get no requests before they do.
+func (d *Deployer) rescale(ctx context.Context, r resource.Resource, g *group, count int) error {
+	if _, err := d.look(ctx, g); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	fewer := len(g.instances) > count
+	d.mu.Unlock()
+	if fewer {
+		if err := d.write(ctx, r.ID, map[string]any{"capacity": count}); err != nil {
+			return err
+		}
+	}
+	return d.settleCount(ctx, g, count)
 }
 
 // shown is what was chosen for the deployment, for those who read it.

@@ -48,6 +48,10 @@ type Service struct {
 	// Deployer makes deployments serve. Without one they are stored and no more.
 	Deployer Deployer
 
+	// Write puts a deployment on the road that all writes take, for the caller of
+	// an action.
+	Write func(ctx context.Context, call resource.Call, body json.RawMessage) error
+
 	// Base is the address of the gateway, "http://host:port", for one who reached
 	// the server at origin.
 	Base func(origin string) string
@@ -88,7 +92,10 @@ func (s *Service) Types() []*resource.Type {
 			Admit: s.admitDeployment, AdmitDelete: s.admitDeploymentDelete,
 			Provision: s.provisionDeployment, Release: s.releaseDeployment,
 			View: s.viewDeployments, List: s.list,
-			Actions: map[string]resource.Action{"getLogs": {Run: s.getLogs}},
+			Actions: map[string]resource.Action{
+				"getLogs":  {Run: s.getLogs},
+				"rollback": {Begin: s.beginRestore, Run: s.restored, Async: true},
+			},
 		},
 	}
 }

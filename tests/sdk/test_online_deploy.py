@@ -290,3 +290,48 @@ def test_requests_that_take_too_long_end_and_the_next_is_answered(endpoint):
     assert endpoint.post(0).json() == "done"
     assert endpoint.post(30).status_code == 408
     assert endpoint.until(lambda: endpoint.post(0).status_code == 200)
+
+
+def test_a_deployment_goes_back_to_the_version_before(endpoint, rest):
+    endpoint.deploy(script=ECHO % "one")
+    endpoint.deploy(script=ECHO % "two")
+    endpoint.traffic(blue=100)
+    assert endpoint.post({}).json()["says"] == "two"
+
+    def back():
+        path = f"onlineEndpoints/{endpoint.name}/deployments/blue"
+        reply = rest("POST", f"{path}/rollback")
+        assert reply.status_code == 202, reply.text
+        endpoint.until(lambda: rest("GET", path).json()["properties"]["provisioningState"] == "Succeeded")
+
+    with Load(endpoint) as load:
+        back()
+        assert endpoint.post({}).json()["says"] == "one"
+        back()
+        assert endpoint.post({}).json()["says"] == "two"
+    assert not load.failed, load.failed[:3]
+
+
+def test_a_deployment_that_nobody_asks_sleeps_and_wakes_for_a_request(endpoint):
+    endpoint.deploy(properties={"serving.min_instances": "0", "serving.idle_seconds": "1"})
+    endpoint.traffic(blue=100)
+    pid = endpoint.post({}).json()["pid"]
+    endpoint.until(lambda: not pathlib.Path(f"/proc/{pid}").exists())
+    with requests.Session() as session:
+        session.trust_env = False
+        began = time.monotonic()
+        with Load(endpoint, clients=8) as load:
+            endpoint.until(lambda: load.said["one"] >= 8)
+        assert time.monotonic() - began < 30
+    assert not load.failed, load.failed[:3]
+    found = endpoint.ml.online_deployments.get("blue", endpoint.name)
+    assert found.provisioning_state == "Succeeded"
+
+
+def test_a_sku_that_is_patched_scales(endpoint, rest):
+    endpoint.deploy()
+    path = f"onlineEndpoints/{endpoint.name}/deployments/blue"
+    began = time.monotonic()
+    assert rest("PATCH", path, json={"sku": {"name": "Default", "capacity": 2}}).status_code in (200, 202)
+    endpoint.until(lambda: len({endpoint.post({}, to="blue").json()["pid"] for _ in range(20)}) == 2, within=15)
+    assert time.monotonic() - began < 15
