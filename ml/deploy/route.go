@@ -152,9 +152,10 @@ func (d *Deployer) route(r resource.Resource, s Status) (serving.Deployment, str
 	defer d.mu.Unlock()
 	for _, g := range d.groups {
 		if g.deployment.Same(r.ID) && g.generation == s.Live.ID && !g.retired {
-			if !s.Asleep {
-				out.Instances = reachable(g, s.capacity())
+			if s.Asleep {
+				return out, ""
 			}
+			out.Instances = reachable(g, s.capacity())
 			return out, g.task
 		}
 	}
