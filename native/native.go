@@ -160,6 +160,8 @@ func (n *Instance) answer(q *frame.Request, a *frame.Reply) (err error) {
 	switch {
 	case path == "/v2" || strings.HasPrefix(path, "/v2/"):
 		err = n.oip.Serve(q, path, a)
+	case strings.HasPrefix(path, oip.Service):
+		return n.oip.ServeGRPC(q, path, a)
 	case n.score.Serve(q, path, a):
 		return nil
 	case path == "/":

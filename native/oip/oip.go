@@ -48,6 +48,7 @@ type input struct {
 	datatype string
 	size     int // bytes in the binary part; -1 for none
 	given    bool
+	contents []byte // of a call over gRPC
 }
 
 type output struct {
