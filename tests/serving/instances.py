@@ -44,13 +44,13 @@ class Instance:
     the model's. The log is the file to which all is printed.
     """
 
-    def __init__(self, environ, python=sys.executable):
+    def __init__(self, environ, python=sys.executable, command=None):
         self.folder = tempfile.TemporaryDirectory(prefix="group")
         folder = pathlib.Path(self.folder.name)
         self.log = folder / "log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [python, "-u", DRIVER],
+                command or [python, "-u", DRIVER],
                 env={**os.environ, "LAPIS_GROUP_DIR": str(folder), "LAPIS_GROUP": "e/d/1", "LAPIS_GROUP_COUNT": "1", "LAPIS_GROUP_WORKERS": "1", **environ},
                 stdout=out, stderr=out, start_new_session=True,
             )
