@@ -116,12 +116,12 @@ type evidence struct {
 	started          time.Time // of the gateway whose counters these are
 }
 
-// tally counts requests: how many, how many failed, and of those whose time
-// counts how many were slow.
-type tally struct{ n, failed, timed, slow int64 }
+// tally counts requests: how many, how many failed, of those whose time counts
+// how many were slow, and how many found no place.
+type tally struct{ n, failed, timed, slow, refused int64 }
 
 func (t *tally) add(o tally) {
-	t.n, t.failed, t.timed, t.slow = t.n+o.n, t.failed+o.failed, t.timed+o.timed, t.slow+o.slow
+	t.n, t.failed, t.timed, t.slow, t.refused = t.n+o.n, t.failed+o.failed, t.timed+o.timed, t.slow+o.slow, t.refused+o.refused
 }
 
 func newEvidence(p plan) *evidence {
@@ -140,6 +140,9 @@ func newEvidence(p plan) *evidence {
 const (
 	slowness  = 1.25
 	knownTail = 1000
+
+	// One refused request of so many is what a deployment may have that gets more.
+	fullest = 100
 
 	// How long the first requests of new instances took says nothing of the model.
 	warmUp = 30
@@ -164,7 +167,7 @@ func (e *evidence) observe(s serving.State, endpoint, canary string) {
 			}
 			answers := d.Latency.Minus(was.Latency)
 			var t tally
-			if t.n, t.failed = since(d.Requests, was.Requests); t.n < 0 || answers.Count < 0 {
+			if t.n, t.failed, t.refused = since(d.Requests, was.Requests); t.n < 0 || answers.Count < 0 {
 				continue
 			}
 			if warm {
@@ -210,9 +213,11 @@ func (e *evidence) learn(h serving.Histogram) {
 	}
 }
 
-// since counts the requests that ended between two readings, and those of them
-// that failed: what a caller got for an error of the model or of its instances.
-func since(now, before []serving.RequestCount) (total, failed int64) {
+// since counts the requests that ended between two readings, those of them that
+// failed (what a caller got for an error of the model or of its instances), and
+// those that were refused because all places were taken: that says nothing of
+// the model, only of the number of instances.
+func since(now, before []serving.RequestCount) (total, failed, refused int64) {
 	for _, r := range now {
 		n := r.Count
 		for _, b := range before {
@@ -220,11 +225,16 @@ func since(now, before []serving.RequestCount) (total, failed int64) {
 				n -= b.Count
 			}
 		}
-		if total += n; r.Status >= 500 || r.Status == 424 || r.Status == 408 || r.Status == 429 {
+		switch {
+		case r.Status == 429 && r.Model != 429:
+			refused += n
+			continue
+		case r.Status >= 500 || r.Status == 424 || r.Status == 408 || r.Status == 429:
 			failed += n
 		}
+		total += n
 	}
-	return total, failed
+	return total, failed, refused
 }
 
 // above counts what took longer.
@@ -314,6 +324,9 @@ func (p plan) next(now time.Time, r Run, e *evidence) (step, bool) {
 	}
 	if r.State == Watching || now.Sub(r.Since) < p.every || e.step.n < p.least {
 		return step{}, false
+	}
+	if e.step.refused*fullest > e.step.n && r.Step+1 < len(p.steps) {
+		return step{}, false // it has too few instances for more
 	}
 	well := fmt.Sprintf("%d requests at %d %%, of which nothing speaks against it", e.step.n, r.Percent)
 	if r.Step+1 >= len(p.steps) {
