@@ -34,6 +34,7 @@ func onlineEndpointCommand() *cobra.Command {
 	n.credentials(o)
 	n.regenerateKeys(o)
 	n.rollback(o)
+	n.rolloutVerbs(o)
 	for _, cmd := range n.cmd.Commands() {
 		truths(cmd)
 	}

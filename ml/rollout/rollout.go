@@ -134,6 +134,9 @@ func (c *Controller) look(ctx context.Context, r resource.Resource, s serving.St
 	}
 	run, begun := runOf(r)
 	if !wanted {
+		if begun && run.open() {
+			return c.change(ctx, r, nil, ended(run, Stopped, "it was ended by hand"), "stop")
+		}
 		return nil
 	}
 	generation, ok, err := c.generation(ctx, r.ID.Child("deployments", plan.deployment))
