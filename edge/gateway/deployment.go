@@ -25,7 +25,7 @@ type deployment struct {
 	woken     time.Time // when the last wake event went out
 	refused   time.Time // the last event of a refusal
 
-	retries atomic.Int64 // attempts under way that are not the first
+	retries atomic.Int64 // attempts under way that the budget counts
 	active  atomic.Int64 // requests that have an instance
 
 	stats  stats
@@ -163,22 +163,24 @@ func (d *deployment) take(i *instance) {
 // acquire waits for an instance until the deadline, or as long as a sleeping
 // deployment holds requests. Requests that come again (after an instance that
 // did not take them) go first.
-func (d *deployment) acquire(ctx context.Context, deadline time.Time, again bool) (*instance, *refusal) {
+// held tells that the deployment was asleep: the time until now is not the
+// request's.
+func (d *deployment) acquire(ctx context.Context, deadline time.Time, again bool) (_ *instance, held bool, _ *refusal) {
 	d.mu.Lock()
 	if i := d.pick(); i != nil && (len(d.waiting) == 0 || again) {
 		d.take(i)
 		d.mu.Unlock()
-		return i, nil
+		return i, false, nil
 	}
 	asleep := len(d.instances) == 0
 	switch {
 	case asleep && (!d.cfg.Wake || d.closed):
 		d.mu.Unlock()
-		return nil, noInstance
+		return nil, false, noInstance
 	case !again && len(d.waiting) >= d.room():
 		d.tell(&d.refused, serving.EventRefused, "")
 		d.mu.Unlock()
-		return nil, busy
+		return nil, false, busy
 	}
 	until, verdict := deadline, late
 	if asleep {
@@ -202,9 +204,9 @@ func (d *deployment) acquire(ctx context.Context, deadline time.Time, again bool
 	select {
 	case i, ok := <-w.ready:
 		if !ok {
-			return nil, noInstance
+			return nil, false, noInstance
 		}
-		return i, nil
+		return i, asleep, nil
 	case <-timer.C:
 	case <-ctx.Done():
 		verdict = callerLeft
@@ -216,14 +218,14 @@ func (d *deployment) acquire(ctx context.Context, deadline time.Time, again bool
 		if ok {
 			d.free(i)
 		}
-		return nil, verdict
+		return nil, false, verdict
 	default:
 	}
 	if at := slices.Index(d.waiting, w); at >= 0 {
 		d.waiting = slices.Delete(d.waiting, at, at+1)
 	}
 	d.settle()
-	return nil, verdict
+	return nil, false, verdict
 }
 
 // tell emits an event, at most one a second. The caller holds mu.
@@ -288,26 +290,20 @@ func (d *deployment) settle() {
 	d.g.drained.fire()
 }
 
-// Of the attempts under way, how many may be second ones: a share of all, and
-// some in any case.
+// Of the attempts under way, how many may be third ones or later: a share of
+// all, and some in any case. A second one is free: it follows a kept connection
+// that turned out to be closed.
 const (
 	retryShare = 0.2
 	retryFloor = 3
 )
 
-// retry asks whether one more attempt fits the budget; done must then be called
-// when it has ended.
+// retry asks whether one more attempt fits the budget; if so, retries goes down
+// again when it has ended.
 func (d *deployment) retry() bool {
 	if n := d.retries.Add(1); n > retryFloor && float64(n) > retryShare*float64(d.active.Load()) {
 		d.retries.Add(-1)
 		return false
 	}
 	return true
-}
-
-// wokenSince tells whether the deployment was asleep at that time or later.
-func (d *deployment) wokenSince(t time.Time) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.woken.After(t.Add(-time.Minute))
 }

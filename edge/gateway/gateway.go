@@ -44,7 +44,8 @@ type Gateway struct {
 	endpoints map[string]*endpoint
 	retired   []*instance // out of the routes, perhaps still at work
 
-	callers sync.Map // net.Conn → *caller
+	held    atomic.Int64 // bytes of large bodies
+	callers sync.Map     // net.Conn → *caller
 
 	watchers atomic.Int64 // control planes that are there
 	left     atomic.Int64 // when the last one went, unix nanoseconds

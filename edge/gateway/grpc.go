@@ -54,7 +54,7 @@ func (x *exchange) grpc() {
 	h := x.w.Header()
 	h["Content-Type"] = []string{"application/grpc"}
 	for messages := 0; ; messages++ {
-		x.began, x.status, x.model, x.sent, x.tried = time.Now(), 0, 0, 0, false
+		x.began, x.status, x.model, x.sent, x.untaken = time.Now(), 0, 0, 0, 0
 		if no := x.begin(http.MethodPost, x.target); no != nil {
 			x.refuse(no)
 			return

@@ -43,10 +43,23 @@ const (
 // retire closes the connections that nobody uses. The caller holds mu.
 func (i *instance) retire() {
 	i.retired = true
+	i.drop()
+}
+
+// drop closes the kept connections. The caller holds mu.
+func (i *instance) drop() {
 	for _, c := range i.idle {
 		c.Close()
 	}
 	i.idle = nil
+}
+
+// forget closes the kept connections: one of them was not good, so the others
+// are not either.
+func (i *instance) forget() {
+	i.d.mu.Lock()
+	defer i.d.mu.Unlock()
+	i.drop()
 }
 
 // working tells whether requests are with the instance, or wait for it.
@@ -105,10 +118,7 @@ func (i *instance) unreachable() {
 		return
 	}
 	i.down = true
-	for _, c := range i.idle {
-		c.Close()
-	}
-	i.idle = nil
+	i.drop()
 	i.d.g.work.Go(i.probe)
 }
 

@@ -86,8 +86,8 @@ func (x *exchange) overHTTP(c *conn, i *instance) (out outcome, ok, released boo
 			switch {
 			case isTimeout(err):
 				return timedOut, false, false
-			case wrote != nil && c.used:
-				return untaken, false, false
+			case c.used && (wrote != nil || safe(x.method)):
+				return untaken, false, false // it was closed before we came
 			}
 			return broken, false, false
 		}
@@ -143,6 +143,11 @@ func (x *exchange) overHTTP(c *conn, i *instance) (out outcome, ok, released boo
 	i.done(c, x.stop() && !resp.Close && wrote == nil)
 	x.send(resp.StatusCode, x.reply)
 	return answered, true, true
+}
+
+// safe tells whether a request may be sent again without harm.
+func safe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
 // wholeReply is up to which length a reply is taken whole before it is passed

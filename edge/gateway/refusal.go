@@ -26,6 +26,8 @@ var (
 		message: "All instances are busy and as many requests wait as may. Try again, or raise instance_count or request_settings.max_concurrent_requests_per_instance."}
 	tooOften = &refusal{status: 429, k8s: 429, code: "TooManyRequests", reason: "request_rate_limit", retryAfter: "1", grpc: 8,
 		message: "This key has sent more requests per second than the endpoint allows. Slow down."}
+	crowded = &refusal{status: 429, k8s: 503, code: "TooManyRequests", reason: "memory", retryAfter: "1", grpc: 8,
+		message: "The gateway holds as many large bodies as it may. Try again."}
 	noInstance = &refusal{status: 503, k8s: 503, code: "NoInstance", reason: "no_instance", retryAfter: "1", grpc: 14,
 		message: "The deployment has no instance at this moment. Try again."}
 	notWoken = &refusal{status: 503, k8s: 503, code: "ColdStart", reason: "cold_start", retryAfter: "2", grpc: 14,

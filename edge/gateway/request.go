@@ -67,15 +67,20 @@ type exchange struct {
 	grpcStatus  string // of the last message
 	grpcMessage string
 
-	reply  []byte // body of a whole reply
-	torn   bool   // the caller has half of a reply, which must not look whole
-	stop   func() bool
-	tried  bool // an attempt has failed and been given back
-	mirror *copied
-	keep   *kept
+	reply   []byte // body of a whole reply
+	held    int64  // bytes of a large body
+	torn    bool   // the caller has half of a reply, which must not look whole
+	stop    func() bool
+	untaken int // attempts that no instance took
+	mirror  *copied
+	keep    *kept
 }
 
 var exchanges = sync.Pool{New: func() any { return &exchange{} }}
+
+// heldBodies bounds the memory for large bodies of all requests together, in
+// bytes.
+const heldBodies = 1 << 30
 
 // keepBuffer bounds the buffers that stay with an exchange, in bytes.
 const keepBuffer = 1 << 20
@@ -85,6 +90,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchanges.Get().(*exchange)
 	x.g, x.w, x.r, x.began = g, w, r, time.Now()
 	x.serve()
+	if x.held > 0 {
+		g.held.Add(-x.held)
+	}
 	frame, reply := x.frame[:0], x.reply[:0]
 	*x = exchange{}
 	if cap(frame) <= keepBuffer {
@@ -261,7 +269,15 @@ func (x *exchange) read() *refusal {
 	}
 	for {
 		if len(b) == cap(b) {
-			b = grow(b, max(len(b)-x.body, 4<<10))
+			more := max(len(b)-x.body, 4<<10)
+			if len(b) > keepBuffer {
+				x.held += int64(more)
+				if x.g.held.Add(int64(more)) > heldBodies {
+					x.w.Header().Set("Connection", "close")
+					return crowded
+				}
+			}
+			b = grow(b, more)
 		}
 		n, err := r.Body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
@@ -375,23 +391,20 @@ const (
 func (x *exchange) score() *refusal {
 	ctx := x.r.Context()
 	for attempt := 0; ; attempt++ {
-		before := time.Now()
-		i, no := x.d.acquire(ctx, x.deadline, attempt > 0)
+		i, held, no := x.d.acquire(ctx, x.deadline, attempt > 0)
 		if no != nil {
 			return no
 		}
-		if attempt == 0 && x.cfg.Wake {
-			// A cold start has its own bound and does not use up the time of the work.
-			if cold := time.Since(before); cold > x.timeout()/2 && x.d.wokenSince(before) {
-				x.deadline = time.Now().Add(x.timeout())
-			}
+		if held { // a cold start has a bound of its own
+			x.deadline = time.Now().Add(x.timeout())
 		}
-		if x.tried && !x.d.retry() {
+		budgeted := x.untaken > 1
+		if budgeted && !x.d.retry() {
 			x.d.release(i)
 			return unreachable
 		}
 		out := x.attempt(ctx, i)
-		if x.tried {
+		if budgeted {
 			x.d.retries.Add(-1)
 		}
 		switch out {
@@ -403,9 +416,9 @@ func (x *exchange) score() *refusal {
 			x.d.release(i)
 			continue
 		case untaken:
+			i.forget()
 			x.d.release(i)
-			x.tried = true
-			if attempt < 10 {
+			if x.untaken++; x.untaken < mostUntaken {
 				continue
 			}
 			return unreachable
@@ -423,10 +436,13 @@ func (x *exchange) score() *refusal {
 	}
 }
 
+// mostUntaken bounds the attempts of one request.
+const mostUntaken = 5
+
 // attempt sends the request to the instance and passes its reply on. Unless it
 // returns untaken or missing, it has released the instance.
 func (x *exchange) attempt(ctx context.Context, i *instance) outcome {
-	c, err := i.connect(ctx, x.deadline, x.tried)
+	c, err := i.connect(ctx, x.deadline, x.untaken > 0)
 	if err != nil {
 		switch {
 		case ctx.Err() != nil:
@@ -628,6 +644,7 @@ func (x *exchange) outward(model int) int {
 	}
 	h[headerModelCode] = []string{strconv.Itoa(model)}
 	h[headerModelWhy] = []string{http.StatusText(model)}
+	h[headerReason] = []string{"model_error"}
 	if x.rt.Kind != kindK8S {
 		return http.StatusFailedDependency
 	}

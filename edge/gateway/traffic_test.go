@@ -500,3 +500,27 @@ func TestEventsAreNumberedOverRestarts(t *testing.T) {
 		}
 	}
 }
+
+func TestARestartedInstanceCostsNoRequestThatComesLater(t *testing.T) {
+	h := open(t)
+	const count = 16
+	p := startProcess(t, says("ok"))
+	h.apply(endpointOf(deploymentOf("blue", count, p)))
+	all := func() {
+		var callers sync.WaitGroup
+		for range count {
+			callers.Go(func() {
+				if r := h.score("{}"); r.status != 200 {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+		callers.Wait()
+	}
+	for range 20 {
+		all() // many connections are kept
+		p.die()
+		p.listen(t, says("ok"))
+		all()
+	}
+}
