@@ -55,8 +55,8 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 	v.platform = &platform{blobs: blobs, builder: builder}
 	return deploy.New(deploy.Config{
 		Resources: resources, Blobs: blobs, Runtime: groups, Builder: builder, Groups: instances.Groups{}, Gateway: v.gateway,
-		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory},
-		Dir:     v.folder.path("serving", "logs"), Sockets: sockets, Spool: v.folder.path("serving", "collect"),
+		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory}, Slots: v.settings.Instances,
+		Dir: v.folder.path("serving", "logs"), Sockets: sockets, Spool: v.folder.path("serving", "collect"),
 		Endpoints: v.endpoints.Routes, Trust: serving.Trust{Key: key, Tenant: v.who.Tenant, Audiences: []string{v.origins.Default()}},
 		Host: v.host, Secret: v.connectionSecret, Log: v.log, Now: now,
 	}), nil

@@ -19,6 +19,8 @@ type settings struct {
 	Slots int      // jobs that run at once
 	Debug bool     // log reads too
 
+	Instances int // of all online deployments together, that may run at once
+
 	// TrashDays is how many days deleted runs and experiments can be restored;
 	// 0: until somebody removes them.
 	TrashDays int
@@ -27,7 +29,7 @@ type settings struct {
 }
 
 func defaultSettings() settings {
-	return settings{Listen: "localhost:7443", Slots: runtime.NumCPU(), TrashDays: 30}
+	return settings{Listen: "localhost:7443", Slots: runtime.NumCPU(), Instances: 200, TrashDays: 30}
 }
 
 const (
@@ -42,6 +44,9 @@ func (s settings) Check() error {
 	}
 	if s.Slots < 1 || s.Slots > maxSlots {
 		return fault.Invalid("--slots is %d; it must be between 1 and %d.", s.Slots, maxSlots)
+	}
+	if s.Instances < 1 || s.Instances > maxSlots {
+		return fault.Invalid("--instances is %d; it must be between 1 and %d.", s.Instances, maxSlots)
 	}
 	if s.TrashDays < 0 || s.TrashDays > maxTrashDays {
 		return fault.Invalid("--trash-days is %d; it must be between 0 (what is deleted stays until somebody removes it) and %d.", s.TrashDays, maxTrashDays)

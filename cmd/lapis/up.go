@@ -50,6 +50,7 @@ start finds them.`,
 	f.StringVar(&s.Only, "only", "", "run this part alone: gateway")
 	f.StringArrayVar(&s.URLs, "url", nil, "address the server goes by, may be repeated (default https://localhost:PORT)")
 	f.IntVar(&s.Slots, "slots", s.Slots, "jobs that may run at once")
+	f.IntVar(&s.Instances, "instances", s.Instances, "instances of online deployments that may run at once")
 	f.IntVar(&s.TrashDays, "trash-days", s.TrashDays, "days until deleted runs and experiments are removed for good; 0: never")
 	f.BoolVar(&s.PrivateWebhooks, "private-webhooks", false, "webhooks may reach private and loopback addresses")
 	f.BoolVar(&s.Debug, "debug", false, "log reads too")

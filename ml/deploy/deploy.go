@@ -45,9 +45,8 @@ type Config struct {
 	// bytes. Spool is where collected events wait; "" collects none.
 	Dir, Sockets, Spool string
 
-	// Memory that all instances together may be promised, in bytes; 0: as much
-	// as is asked for.
-	Memory int64
+	// Slots are the instances that may run at once.
+	Slots int
 
 	// Endpoints are the endpoints that are stored now, without their deployments.
 	Endpoints func(ctx context.Context) ([]serving.Endpoint, error)
@@ -295,7 +294,7 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 	if strings.EqualFold(w.deployment.Scale.Type, "TargetUtilization") && was.Live != nil {
 		count = min(max(was.capacity(), spec.MinInstances), max(w.deployment.Scale.MaxInstances, 1))
 	}
-	if err := d.room(ctx, r, w, count); err != nil {
+	if err := d.room(ctx, r, count); err != nil {
 		return nil, err
 	}
 	gen := generation(r, spec)
@@ -373,40 +372,23 @@ func plural(n int, what string) string {
 const maxInstances = 50
 
 // room refuses what this machine cannot hold.
-func (d *Deployer) room(ctx context.Context, r resource.Resource, w wanted, count int) error {
+func (d *Deployer) room(ctx context.Context, r resource.Resource, count int) error {
 	if count > maxInstances {
 		return fault.Invalid("The deployment asks for %d instances; a deployment may have %d.", count, maxInstances).With("OutOfQuota").At("sku.capacity")
 	}
-	size, ok := compute.ParseSize(w.deployment.InstanceType)
-	if d.Memory == 0 || !ok {
-		return nil
+	all, err := d.all(ctx, endpoint.DeploymentType)
+	if err != nil {
+		return err
 	}
-	each := min(int64(size.MemoryGB*(1<<30)), d.Machine.Memory)
-	promised := each * int64(count)
-	others := ""
-	for after := ""; ; {
-		page, err := d.Resources.List(ctx, resource.Query{Type: endpoint.DeploymentType, Limit: 1000, After: after})
-		if err != nil {
-			return err
-		}
-		for _, o := range page.Resources {
-			s := statusOf(o)
-			var p endpoint.Deployment
-			if o.ID.Same(r.ID) || s.Live == nil || s.Asleep || json.Unmarshal(o.Properties, &p) != nil {
-				continue
-			}
-			if size, ok := compute.ParseSize(p.InstanceType); ok {
-				promised += min(int64(size.MemoryGB*(1<<30)), d.Machine.Memory) * int64(s.capacity())
-				others = "; others have the rest"
-			}
-		}
-		if after = page.Next; after == "" {
-			break
+	taken := 0
+	for _, o := range all {
+		if s := statusOf(o); !o.ID.Same(r.ID) && s.Live != nil && !s.Asleep {
+			taken += s.capacity()
 		}
 	}
-	if promised > d.Memory {
-		return fault.New(fault.Conflict, "OutOfQuota", "No slot is free for %s of %s: together with what runs they ask for %.1f GB of memory, and %.1f GB may be promised%s. Use a smaller instance type, fewer instances, or scale another deployment in.",
-			plural(count, "instance"), w.deployment.InstanceType, float64(promised)/(1<<30), float64(d.Memory)/(1<<30), others)
+	if taken+count > d.Slots {
+		return fault.New(fault.Conflict, "OutOfQuota", "No slot is free for %s: other deployments have %d of the %d that this server runs at once. Scale one of them in, ask for fewer, or start the server with a larger --instances.",
+			plural(count, "instance"), taken, d.Slots).At("sku.capacity")
 	}
 	return nil
 }

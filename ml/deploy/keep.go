@@ -598,6 +598,9 @@ func (d *Deployer) Scale(ctx context.Context, id resource.ID, count int, reason 
 	if count == s.capacity() && s.Asleep == (count == 0) {
 		return nil
 	}
+	if err := d.room(ctx, r, count); err != nil {
+		return err
+	}
 	members := map[string]any{"capacity": count, "asleep": nil}
 	if count == 0 {
 		members["asleep"] = true

@@ -14,7 +14,7 @@ import time
 import pytest
 import requests
 
-from conftest import REST
+from conftest import REST, Server
 
 SCORE = """
 import os
@@ -205,3 +205,17 @@ def test_what_down_has_stopped_the_next_start_brings_back(world):
     world.server.start()
     with Load(world, 1) as load:
         load.more("one", 1)
+
+
+def test_more_instances_than_there_are_slots_are_refused_and_what_serves_goes_on(tmp_path):
+    server = Server(tmp_path / "data", flags=("--instances", "2"))
+    try:
+        world = World(server, tmp_path)
+        world.create("one", 2)
+        done = subprocess.run(["lapis", "online-deployment", "create", "-f", world.file("two", 3)], env=world.environ, capture_output=True, text=True)
+        assert done.returncode != 0 and "No slot is free for 3 instances" in done.stderr, done
+        with Load(world, 1) as load:
+            load.more("one", 3)
+        assert not load.failed
+    finally:
+        server.stop()
