@@ -136,6 +136,10 @@ func said(body []byte) string {
 	return clip(first)
 }
 
+// inTask is where the files of a group lie on this machine, which tells the user
+// nothing.
+var inTask = pattern.New(`[^\s"']*/serving/groups/[^/\s"']+/(?:wd/|inputs(?:/var/azureml-app)?/)`)
+
 var noModule = pattern.New(`ModuleNotFoundError: No module named '([^']+)'`)
 
 // withFix is a root cause with what to do about it.
@@ -171,9 +175,12 @@ func (d *Deployer) abandon(ctx context.Context, g *group, was Status, err error)
 	if !ok {
 		return err
 	}
-	first := withFix(c.first, g.spec)
+	first := withFix(inTask.ReplaceAllString(c.first, ""), g.spec)
 	message := first + "\nInstance status:\nSystemSetup: Succeeded\nUserContainerImagePull: Succeeded\nModelDownload: Succeeded\nUserContainerStart: Failed"
-	if rest := strings.TrimSpace(c.rest); rest != "" {
+	if was.Live != nil {
+		message += "\nThe version before still serves."
+	}
+	if rest := strings.TrimSpace(inTask.ReplaceAllString(c.rest, "")); rest != "" {
 		message += "\nContainer log:\n" + tailOf(rest, 30)
 	}
 	return fault.New(fault.Conflict, "ResourceNotReady", "%s", message).From(err)
