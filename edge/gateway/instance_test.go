@@ -336,3 +336,31 @@ func (h *house) events() []serving.Event {
 	}
 	return list
 }
+
+// pipe is a listener of one connection in memory.
+type pipe struct {
+	client net.Conn
+	conns  chan net.Conn
+}
+
+func newPipe() *pipe {
+	server, client := net.Pipe()
+	p := &pipe{client: client, conns: make(chan net.Conn, 1)}
+	p.conns <- server
+	return p
+}
+
+func (p *pipe) Accept() (net.Conn, error) {
+	c, ok := <-p.conns
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (p *pipe) Close() error {
+	close(p.conns)
+	return nil
+}
+
+func (p *pipe) Addr() net.Addr { return p.client.LocalAddr() }

@@ -47,21 +47,27 @@ func (h *httpConn) fit(c *conn) bool {
 	return fit && err == nil
 }
 
-// overHTTP sends the request to a program and passes on what comes back.
-func (x *exchange) overHTTP(c *conn, i *instance) (out outcome, ok, released bool) {
-	h := c.http
-	b := append(h.out[:0], x.method...)
+// appendHTTP appends the head of the request as HTTP/1.1 has it. It has one
+// length, which is that of the body.
+func (x *exchange) appendHTTP(b []byte) []byte {
+	b = append(b, x.method...)
 	b = append(b, ' ')
 	b = append(b, x.target...)
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = append(b, x.frame[x.head:x.body]...)
-	body := x.frame[x.body:]
-	if len(body) > 0 || x.method != http.MethodGet && x.method != http.MethodHead && x.method != http.MethodOptions {
+	if n := len(x.frame) - x.body; n > 0 || !safe(x.method) {
 		b = append(b, "Content-Length: "...)
-		b = strconv.AppendInt(b, int64(len(body)), 10)
+		b = strconv.AppendInt(b, int64(n), 10)
 		b = append(b, "\r\n"...)
 	}
-	b = append(b, "\r\n"...)
+	return append(b, "\r\n"...)
+}
+
+// overHTTP sends the request to a program and passes on what comes back.
+func (x *exchange) overHTTP(c *conn, i *instance) (out outcome, ok, released bool) {
+	h := c.http
+	b := x.appendHTTP(h.out[:0])
+	body := x.frame[x.body:]
 	c.SetDeadline(x.deadline)
 	var err error
 	if len(body) <= 32<<10 {

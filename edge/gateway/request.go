@@ -628,11 +628,29 @@ func (x *exchange) takeHeaders(lines []byte) {
 }
 
 func (x *exchange) takeHeader(h http.Header, name, value string) {
+	if !sound(name, value) { // no client would read the reply
+		return
+	}
 	name = http.CanonicalHeaderKey(name)
 	if dropped[name] || strings.HasPrefix(name, "Access-Control-") && len(x.rt.CORS) > 0 {
 		return
 	}
 	h[name] = append(h[name], value)
+}
+
+// sound tells whether a header can be sent.
+func sound(name, value string) bool {
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	for i := range len(value) {
+		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // outward is the status that the caller gets for that of the model.
