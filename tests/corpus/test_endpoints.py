@@ -39,12 +39,19 @@ def endpoints(kind):
     return found
 
 
+# What stands in their file is no identity.
+REFUSED = {"endpoint-user-identity.yaml": "user_identity_ARM_id_place_holder"}
+
+# Predicts the sum of each row.
+MODEL = '''
+import mlflow
+
 class Sums(mlflow.pyfunc.PythonModel):
-    """Predicts the sum of each row."""
-
     def predict(self, context, model_input, params=None):
-        return model_input.sum(axis=1)
+        return model_input.sum(axis=1).tolist()
 
+mlflow.models.set_model(Sums())
+'''
 
 SCRIPT = '''
 import json, os, pathlib
@@ -70,7 +77,8 @@ def files(tmp_path_factory):
             os.chmod(os.path.join(folder, name), 0o644)
     needs = [f"mlflow-skinny=={mlflow.__version__}", f"pandas=={pandas.__version__}", "cloudpickle"]
     model = tmp_path_factory.mktemp("model") / "model"
-    mlflow.pyfunc.save_model(model, python_model=Sums(), pip_requirements=needs)
+    (model.parent / "sums.py").write_text(MODEL)
+    mlflow.pyfunc.save_model(model, python_model=str(model.parent / "sums.py"), pip_requirements=needs)
     for where in ("lightgbm-iris", "sklearn-diabetes"):
         shutil.copytree(model, root / NCD / where / "model", dirs_exist_ok=True)
     script = root / NCD / "sklearn-diabetes" / "src" / "score.py"
@@ -93,6 +101,10 @@ def test_the_endpoint_is_made_called_and_deleted(path, substitutions, unique, tm
     file = tmp_path / pathlib.PurePath(path).name
     file.write_text(text)
     name = unique("ep")
+    if wrong := REFUSED.get(file.name):
+        refused = lapis("online-endpoint", "create", "-f", str(file), "-n", name, check=False)
+        assert refused.returncode == 1 and wrong in refused.stderr, refused.stderr
+        return
     made = json.loads(lapis("online-endpoint", "create", "-f", str(file), "-n", name).stdout)
     assert made["name"] == name and made["provisioning_state"] == "Succeeded" and made["scoring_uri"].endswith(f"/endpoints/{name}/score")
     assert name in json.loads(lapis("online-endpoint", "list", "--query", "[].name").stdout)
