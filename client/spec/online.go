@@ -41,7 +41,12 @@ func servedName(c *checker, n *Node, path string) {
 var onlineIdentity = fields{
 	{key: "type", shape: choice("system_assigned", "user_assigned", "none"), rule: required},
 	{key: "user_assigned_identities", shape: func(c *checker, n *Node, path string) {
-		listOf(mapOf(str))(c, n, path)
+		listOf(func(c *checker, n *Node, path string) {
+			mapOf(str)(c, n, path)
+			if n.kind == mapping && n.str("resource_id") == "" {
+				c.wrong(n, join(path, "resource_id"), "this field is required.")
+			}
+		})(c, n, path)
 		if len(n.items) > 1 {
 			c.wrong(n, path, "there are %d identities here; one is the most.", len(n.items))
 		}
@@ -93,7 +98,7 @@ var onlineEndpoint = resource.and(
 			c.wrong(n, path, "requests are mirrored to one deployment, and %d are named here.", targets)
 		}
 	}},
-	field{key: "kind", rule: readOnly},
+	field{key: "kind", shape: present},
 )
 
 var enabled = choice("enabled", "disabled")
@@ -130,7 +135,7 @@ func (b *builder) onlineEndpoint() (Result, error) {
 		p["properties"].(map[string]any)[LocalProperty] = "true"
 	}
 	put(p, "authMode", authModes[r.str("auth_mode")])
-	put(p, "description", r.str("description"))
+	put(p, "description", r.get("description"))
 	put(p, "publicNetworkAccess", r.str("public_network_access"))
 	if n := r.get("compute"); n != nil {
 		id, err := b.computeID(n, "compute")
@@ -204,6 +209,9 @@ func modelReference(c *checker, n *Node, path string) {
 	}
 	before := len(c.mistakes)
 	anonymousModel.check(c, n, path)
+	if v := n.get("version"); v != nil && n.get("name") == nil {
+		c.wrong(v, join(path, "version"), "a model with a version needs a name. Add `name:`.")
+	}
 	if at := n.get("path"); len(c.mistakes) == before && n.get("name") == nil && remote(at.text) {
 		c.wrong(at, join(path, "path"), "%q lies elsewhere already. Give the model a name to register it under, with `name:`, or refer to one with azureml:NAME:VERSION.", at.text)
 	}
@@ -361,12 +369,11 @@ func (b *builder) onlineDeployment() (Result, error) {
 	if kubernetes(r) {
 		p["endpointComputeType"] = "Kubernetes"
 	}
-	put(p, "description", r.str("description"))
-	put(p, "instanceType", r.str("instance_type"))
-	put(p, "modelMountPath", r.str("model_mount_path"))
+	for _, key := range []string{"description", "instance_type", "model_mount_path"} {
+		put(p, camel(key), r.get(key))
+	}
 	put(p, "egressPublicNetworkAccess", r.str("egress_public_network_access"))
 	if n := r.get("private_network_connection"); n != nil && n.truth() {
-		p["privateNetworkConnection"] = true
 		p["properties"].(map[string]any)["private-network-connection"] = true
 	}
 	if n := r.get("request_settings"); n != nil {
@@ -402,10 +409,10 @@ func (b *builder) onlineDeployment() (Result, error) {
 		for key, wire := range map[string]string{"requests": "containerResourceRequests", "limits": "containerResourceLimits"} {
 			if part := n.get(key); part != nil {
 				amounts := map[string]any{}
-				put(amounts, "cpu", part.str("cpu"))
-				put(amounts, "memory", part.str("memory"))
-				put(amounts, "gpu", part.str("nvidia.com/gpu"))
-				put(amounts, "gpu", part.str("gpu"))
+				put(amounts, "gpu", part.get("nvidia.com/gpu"))
+				for _, key := range []string{"cpu", "memory", "gpu"} {
+					put(amounts, key, part.get(key))
+				}
 				m[wire] = amounts
 			}
 		}
@@ -606,7 +613,7 @@ func (b *builder) dataCollector(n *Node, endpoint, deployment string) (map[strin
 	for i, k := range list.keys {
 		v, key := list.values[i], k.text
 		m := map[string]any{"dataCollectionMode": map[bool]string{true: "enabled", false: "disabled"}[v.str("enabled") == "true"]}
-		put(m, "clientId", v.str("client_id"))
+		put(m, "clientId", v.get("client_id"))
 		if rate := n.get("sampling_rate"); rate != nil {
 			m["samplingRate"], _ = rate.number()
 		}
