@@ -225,6 +225,9 @@ func (d *deployment) acquire(ctx context.Context, deadline time.Time, again bool
 		d.waiting = slices.Delete(d.waiting, at, at+1)
 	}
 	d.settle()
+	if verdict == late && len(d.instances) > 0 && !slices.ContainsFunc(d.instances, func(i *instance) bool { return !i.down }) {
+		verdict = unreachable // it did not take long, it was not there
+	}
 	return nil, false, verdict
 }
 

@@ -50,6 +50,9 @@ type Gateway struct {
 	watchers atomic.Int64 // control planes that are there
 	left     atomic.Int64 // when the last one went, unix nanoseconds
 
+	sampling sync.Mutex
+	samples  []serving.State // of the last minute, the oldest first
+
 	ends context.Context // ends when the gateway is closed
 	end  context.CancelFunc
 	work sync.WaitGroup // what goes on beside the requests
@@ -86,6 +89,7 @@ func Open(cfg Config) (*Gateway, error) {
 	g.applying.Lock()
 	defer g.applying.Unlock()
 	g.install(routes)
+	g.work.Go(g.sample)
 	return g, nil
 }
 

@@ -200,6 +200,22 @@ func TestALoneInstanceThatIsAwayIsWaitedFor(t *testing.T) {
 	callers.Wait()
 }
 
+func TestAnInstanceThatStaysAwayIsToldFromASlowOne(t *testing.T) {
+	for kind, want := range map[string]int{"Managed": 424, "K8S": 503} {
+		h := open(t)
+		p := startProcess(t, says("ok"))
+		p.die()
+		d := deploymentOf("blue", 4, p)
+		d.Timeout = 100 * time.Millisecond
+		e := endpointOf(d)
+		e.Kind = kind
+		h.apply(e)
+		if r := h.score("{}"); r.status != want || r.reason() != "instance_unreachable" {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 func TestAnInstanceThatFailsIsLeftOutForAWhile(t *testing.T) {
 	h := open(t)
 	var sick atomic.Bool
@@ -459,9 +475,18 @@ func TestTheControlSocketSpeaksForTheGateway(t *testing.T) {
 		`lapis_online_requests_total{endpoint="e",deployment="blue",statusCode="200",statusCodeClass="2xx",modelStatusCode="200"} 1`,
 		`lapis_online_request_latency_seconds_count{endpoint="e",deployment="blue"} 1`,
 		`lapis_online_connections_active{endpoint="e"} 1`,
+		`ConnectionsActive{endpoint="e"} 1`,
+		`RequestsPerMinute{endpoint="e",deployment="blue",statusCode="200",statusCodeClass="2xx",modelStatusCode="200"} 1`,
+		`DeploymentCapacity{endpoint="e",deployment="blue"} 1`,
 	} {
 		if err != nil || !strings.Contains(string(text), want+"\n") {
 			t.Errorf("no %s in\n%s %v", want, text, err)
+		}
+	}
+	for _, name := range []string{"NewConnectionsPerSecond", "NetworkBytes", "RequestLatency", "RequestLatency_P50", "RequestLatency_P90", "RequestLatency_P95",
+		"RequestLatency_P99", "DataCollectionEventsPerMinute", "DataCollectionErrorsPerMinute"} {
+		if !strings.Contains(string(text), "\n# TYPE "+name+" gauge\n") {
+			t.Errorf("no %s", name)
 		}
 	}
 	h.deployment("blue").tell(&time.Time{}, serving.EventWake, "")
