@@ -294,7 +294,8 @@ class Application(object):
     def blueprint(self, view, started, method, target, headers, body):
         """What the server does around each of its own routes."""
         trace = self.trace(headers)
-        if type(trace) is tuple:
+        refused = type(trace) is tuple
+        if refused:
             trace, message = trace
             status, head, reply = error(431, message)
         else:
@@ -311,8 +312,8 @@ class Application(object):
         if method == b"HEAD" and size is not None:
             head += b"Content-Length: %d\r\n" % size
             reply = b""
-        told = started if view != self.healthy and type(trace) is bytes else None
-        return status, head + trace, reply, (told, method, target, status, size, headers)
+        took = time.perf_counter() - started if view != self.healthy and not refused else None
+        return status, head + trace, reply, (took, method, target, status, size, headers)
 
     def trace(self, headers):
         """The header lines by which a request is known; or, when one that came

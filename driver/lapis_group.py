@@ -20,7 +20,9 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 
@@ -49,6 +51,7 @@ MAX_ERROR = 8 << 10  # bytes of an error that are told
 PLACE = struct.Struct("<QQQ")
 PLACE_SIZE = 32
 FIRST_PLACE = 64
+WORKER = "worker"  # argument of a process that is spawned to be one
 NO_DEADLINE = (1 << 64) - 1
 
 
@@ -138,8 +141,10 @@ class Group(object):
         self.wanted = min(MAX_INSTANCES, max(0, int(env.get("LAPIS_GROUP_COUNT") or 1)))
         self.instances = {}
         self.warm = False  # what workers will need is imported
+        self.forks = True  # else each worker is a process that imports by itself
         self.stopping = False
-        self.board = mmap.mmap(-1, FIRST_PLACE + PLACE_SIZE * MAX_INSTANCES * self.workers)
+        self.board_fd = shared(FIRST_PLACE + PLACE_SIZE * MAX_INSTANCES * self.workers)
+        self.board = mmap.mmap(self.board_fd, 0)
         self.offsets = []
         self.next_offset = FIRST_PLACE
         self.poll = select.poll()
@@ -168,9 +173,10 @@ class Group(object):
         gc.collect()
         gc.freeze()
         self.warm = True
+        self.forks = lapis_warm.forks_well()
         for i in list(self.instances.values()):
             for p in i.places:
-                self.fork(p)
+                self.launch(p)
         while not (self.stopping and not self.instances):
             self.step()
         self.control.close()
@@ -268,7 +274,7 @@ class Group(object):
             p = Place(i, offset)
             i.places.append(p)
             if self.warm:
-                self.fork(p)
+                self.launch(p)
 
     def stop(self, i):
         i.enter("Stopping")
@@ -289,51 +295,66 @@ class Group(object):
             self.offsets.append(p.offset)
         del self.instances[i.number]
 
-    def fork(self, p):
+    def launch(self, p):
         p.start_at = 0.0
         p.ready = p.gone = False
         p.reason = ""
         PLACE.pack_into(self.board, p.offset, 0, 0, 0)
         self.counts.pop(p.offset, None)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
-        # A TERM that comes before the worker can be told is held until it can.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            with warnings.catch_warnings():
-                # Newer versions warn of threads, also of those that libraries of
-                # numbers have ready and that survive a fork well.
-                warnings.simplefilter("ignore")
-                pid = os.fork()
+            pid = self.fork(p, ours, theirs) if self.forks else self.spawn(p, theirs)
         except OSError as e:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             ours.close()
             theirs.close()
             say("instance %d: no new process: %s" % (p.instance.number, e.strerror))
             self.failed(p, "no new process: %s" % e.strerror, False)
+            p.failures += 1
+            p.start_at = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** min(p.failures, 6))
             return
-        if pid == 0:
-            code = 70
-            try:
-                signal.set_wakeup_fd(-1)
-                for fd in list(self.watched):
-                    os.close(fd)
-                os.close(self.wake_w)
-                ours.close()
-                for i in self.instances.values():
-                    if i is not p.instance:
-                        i.listener.close()
-                code = lapis_worker.main(
-                    "%s/%d" % (self.name, p.instance.number), p.instance.listener, theirs, self.board, p.offset, parent
-                )
-            finally:
-                os._exit(code)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         theirs.close()
         p.pid = pid
         self.pids[pid] = p
         p.channel = ours
         self.watch(ours.fileno(), select.POLLIN, "channel", p)
+
+    def fork(self, p, ours, theirs):
+        """Forks a worker and returns its pid."""
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            # Newer versions warn of threads, also of those that libraries of
+            # numbers have ready and that survive a fork well.
+            warnings.simplefilter("ignore")
+            pid = os.fork()
+        if pid:
+            return pid
+        code = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            for fd in list(self.watched):
+                os.close(fd)
+            os.close(self.wake_w)
+            os.close(self.board_fd)
+            ours.close()
+            for i in self.instances.values():
+                if i is not p.instance:
+                    i.listener.close()
+            code = lapis_worker.main(self.instance_id(p), p.instance.listener, theirs, self.board, p.offset, parent)
+        finally:
+            os._exit(code)
+
+    def spawn(self, p, theirs):
+        """Starts a worker that is no copy of this process and returns its pid."""
+        fds = (p.instance.listener.fileno(), theirs.fileno(), self.board_fd)
+        numbers = [str(n) for n in fds + (p.offset, os.getpid())]
+        process = subprocess.Popen(
+            [sys.executable, "-u", os.path.abspath(__file__), WORKER, self.instance_id(p)] + numbers, pass_fds=fds
+        )
+        process.returncode = 0  # it is waited for here, and not by its object
+        return process.pid
+
+    def instance_id(self, p):
+        return "%s/%d" % (self.name, p.instance.number)
 
     def release(self, p):
         for s in (p.channel, p.peer):
@@ -437,7 +458,7 @@ class Group(object):
             p.failures = 0
             if not any(q.ready for q in i.places):
                 i.enter("Starting")
-            self.fork(p)
+            self.launch(p)
             return
         say("worker %d of instance %d ended: %s" % (pid, i.number, why))
         if i.fatal and not was_ready:
@@ -455,7 +476,7 @@ class Group(object):
             i.enter("Starting")
         p.failures += 1
         if p.failures == 1 and was_ready:
-            self.fork(p)
+            self.launch(p)
         else:
             p.start_at = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** max(0, p.failures - 1 - was_ready))
 
@@ -470,7 +491,7 @@ class Group(object):
                         kill(p.pid, signal.SIGKILL)
             for p in i.places:
                 if p.start_at and t >= p.start_at:
-                    self.fork(p)
+                    self.launch(p)
         if self.board[0]:
             return
         ns = time.monotonic_ns()
@@ -636,7 +657,31 @@ def unlink(path):
         pass
 
 
+def shared(size):
+    """The descriptor of memory that processes share."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("lapis-board")
+    else:
+        with tempfile.TemporaryFile() as f:
+            fd = os.dup(f.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+def worker(instance, listener, channel, board, offset, parent):
+    """Runs a worker that was spawned, with the descriptors that it was given."""
+    lapis_collect.install(os.environ)
+    listener, channel = socket.socket(fileno=int(listener)), socket.socket(fileno=int(channel))
+    for s in (listener, channel):
+        os.set_inheritable(s.fileno(), False)
+    memory = mmap.mmap(int(board), 0)
+    os.close(int(board))
+    return lapis_worker.main(instance, listener, channel, memory, int(offset), int(parent))
+
+
 def main():
+    if sys.argv[1:2] == [WORKER]:
+        os._exit(worker(*sys.argv[2:]))
     if not os.environ.get("LAPIS_GROUP_DIR"):
         sys.exit("lapis: LAPIS_GROUP_DIR is not set: this program is started by the server")
     lapis_settings.complete(os.environ)

@@ -88,8 +88,6 @@ class Requests(object):
     Both go out in one write, past the logging module, as long as nobody has
     changed the loggers they belong to."""
 
-    now = staticmethod(time.perf_counter)
-
     def __init__(self):
         self.own = logger("azmlinfsrv")
         self.access = logger("gunicorn.access")
@@ -107,14 +105,13 @@ class Requests(object):
         )
 
     def write(self, log):
-        """log is (started, method, target, status, size, headers); size is None
-        for a reply in pieces, started None when only the access line is due,
+        """log is (seconds, method, target, status, size, headers); size is None
+        for a reply in pieces, seconds None when only the access line is due,
         headers None when the request failed outside of the application."""
-        started, method, target, status, size, headers = log
+        took, method, target, status, size, headers = log
         method = method.decode("latin-1")
         target = target.decode("latin-1")
         told = "N/A" if size is None else size
-        took = (time.perf_counter() - started) * 1e3 if started is not None else 0
         agent = headers and lapis_headers.find(headers, b"User-Agent")
         agent = agent.decode("latin-1") if agent else "-"
         referer = headers and lapis_headers.find(headers, b"Referer")
@@ -139,8 +136,8 @@ class Requests(object):
         ):
             head = "%s,%03d I [%d] " % (self.stamp, (t - second) * 1000, self.pid)
             text = ""
-            if started is not None:
-                text = "%sazmlinfsrv - %s %s %d %.3fms %s\n" % (head, method, target, status, took, told)
+            if took is not None:
+                text = "%sazmlinfsrv - %s %s %d %.3fms %s\n" % (head, method, target, status, took * 1e3, told)
             if not probe:
                 text += '%sgunicorn.access - 127.0.0.1 - - [%s] "%s %s HTTP/1.1" %d %s "%s" "%s"\n' % (
                     head, self.day, method, target, status, sent, referer, agent,
@@ -152,8 +149,8 @@ class Requests(object):
                 except (OSError, ValueError):
                     pass
             return
-        if started is not None:
-            own.info("%s %s %d %.3fms %s", method, target, status, took, told)
+        if took is not None:
+            own.info("%s %s %d %.3fms %s", method, target, status, took * 1e3, told)
         access.info(
             '127.0.0.1 - - [%s] "%s %s HTTP/1.1" %d %s "%s" "%s"',
             self.day, method, target, status, sent, referer, agent,

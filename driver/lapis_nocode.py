@@ -59,4 +59,5 @@ class Application(lapis_azure.Application):
         size = len(reply)
         if method == b"HEAD":
             reply = b""
-        return status, head + trace, reply, (started, method, target, status, size, headers)
+        took = time.perf_counter() - started
+        return status, head + trace, reply, (took, method, target, status, size, headers)

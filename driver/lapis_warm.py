@@ -16,7 +16,6 @@ MODELS = 5  # pickles that are looked into
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav")
 PICKLE_HEAD = 256 << 10  # bytes of each
 PICKLED = re.compile(rb"\b((?:sklearn|scipy|xgboost|lightgbm|catboost|pandas|statsmodels)(?:\.[A-Za-z_]\w*)*)\b")
-COLD = "LAPIS_GROUP_COLD"  # set when this process may import nothing
 
 # Their threads and handles do not survive a fork.
 NEVER = frozenset(["tensorflow", "jax", "jaxlib", "grpc", "ray", "pyspark", "cupy"])
@@ -24,10 +23,7 @@ NEVER = frozenset(["tensorflow", "jax", "jaxlib", "grpc", "ray", "pyspark", "cup
 
 def imports():
     """Imports what the script imports, its output hidden; a generator, that
-    pauses after each. When that left threads behind the process starts over
-    without it: a fork would take their locks along."""
-    if os.environ.get(COLD):
-        return
+    pauses after each."""
     if os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow":
         import lapis_mlflow
 
@@ -39,9 +35,12 @@ def imports():
             continue
         hidden(name)
         yield name
-    if threading.active_count() > 1:
-        os.environ[COLD] = "1"
-        os.execv(sys.executable, [sys.executable, "-u", os.path.abspath(sys.argv[0])])
+
+
+def forks_well():
+    """Whether this process may be forked: the threads of a library do not come
+    along, and their locks stay locked."""
+    return threading.active_count() == 1
 
 
 def hidden(name):
