@@ -59,7 +59,8 @@ func (v *server) newWatch(resources resource.Store, blobs blob.Store) (*watch, e
 
 // routes are the ARM paths of what watches.
 func (w *watch) routes(v *server) []armhttp.Route {
-	return armhttp.Metrics{Manager: v.manager, Monitor: w.monitor, Location: v.who.Location, Now: now}.Routes()
+	return append(armhttp.Metrics{Manager: v.manager, Monitor: w.monitor, Location: v.who.Location, Now: now}.Routes(),
+		armhttp.ActivityLog{Manager: v.manager, Now: now}.Routes()...)
 }
 
 // prometheus answers /metrics.

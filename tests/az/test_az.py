@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 
 import pytest
+import requests
 from azure.identity import AzureCliCredential
 
 AZ = os.environ.get("LAPIS_AZ") or shutil.which("az")
@@ -202,3 +204,111 @@ def test_a_second_cloud_can_be_registered_by_its_address(bare):
         bare("cloud", "register", "-n", name, "--endpoint-resource-manager", address)
         assert bare("cloud", "show", "-n", name)["endpoints"]["resourceManager"].rstrip("/") == base
         bare("cloud", "unregister", "-n", name)
+
+
+@pytest.fixture(scope="session")
+def deployment(workspace, tmp_path_factory):
+    """The id of a deployment that answers what it is sent, and a function that
+    sends it requests."""
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import CodeConfiguration, Environment, ManagedOnlineDeployment, ManagedOnlineEndpoint
+    from azure.identity import DefaultAzureCredential
+
+    e = os.environ
+    ml = MLClient(DefaultAzureCredential(), e["AZUREML_ARM_SUBSCRIPTION"], e["AZUREML_ARM_RESOURCEGROUP"], e["AZUREML_ARM_WORKSPACE_NAME"])
+    code = tmp_path_factory.mktemp("code")
+    (code / "score.py").write_text("import json\ndef init():\n    pass\ndef run(data):\n    return json.loads(data)\n")
+    name = "az-" + uuid.uuid4().hex[:8]
+    ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name)).result()
+    ml.online_deployments.begin_create_or_update(
+        ManagedOnlineDeployment(
+            name="blue",
+            endpoint_name=name,
+            code_configuration=CodeConfiguration(code=str(code), scoring_script="score.py"),
+            environment=Environment(image="library/python:latest"),
+            instance_type="Standard_DS2_v2",
+            instance_count=1,
+        )
+    ).result()
+    endpoint = ml.online_endpoints.get(name)
+    endpoint.traffic = {"blue": 100}
+    ml.online_endpoints.begin_create_or_update(endpoint).result()
+    uri, key = ml.online_endpoints.get(name).scoring_uri, ml.online_endpoints.get_keys(name).primary_key
+
+    def ask(times):
+        session = requests.Session()
+        session.trust_env = False
+        for _ in range(times):
+            session.post(uri, json={"x": 1}, headers={"Authorization": "Bearer " + key}).raise_for_status()
+
+    yield f"{workspace}/onlineEndpoints/{name}/deployments/blue", ask
+    ml.online_endpoints.begin_delete(name).result()
+
+
+def until(look, within=60):
+    """Wait until look gives something, and return that."""
+    deadline = time.monotonic() + within
+    while True:
+        if found := look():
+            return found
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.5)
+
+
+def test_metrics_of_an_endpoint_are_those_of_its_requests(az, deployment):
+    blue, ask = deployment
+    endpoint = blue.rsplit("/deployments/", 1)[0]
+    ask(20)
+
+    def total(resource, metric, *more):
+        found = az("monitor", "metrics", "list", "--resource", resource, "--metric", metric, "--interval", "PT1M", "--offset", "1h", *more)["value"][0]
+        return sum(p.get("total") or 0 for line in found["timeseries"] for p in line["data"])
+
+    until(lambda: total(endpoint, "RequestsPerMinute", "--aggregation", "Total") >= 20)
+    answered = total(endpoint, "RequestsPerMinute", "--aggregation", "Total", "--filter", "deployment eq 'blue' and statusCodeClass eq '2xx'")
+    assert answered == total(blue, "RequestsPerMinute", "--aggregation", "Total") == 20
+    assert total(endpoint, "RequestsPerMinute", "--aggregation", "Total", "--filter", "statusCode eq '500'") == 0
+    found = az("monitor", "metrics", "list", "--resource", endpoint, "--metric", "RequestLatency_P50", "RequestLatency_P99", "--offset", "1h")["value"]
+    p50, p99 = (max(p.get("average") or 0 for p in metric["timeseries"][0]["data"]) for metric in found)
+    assert 0 < p50 <= p99 < 60_000
+
+    names = {d["name"]["value"] for d in az("monitor", "metrics", "list-definitions", "--resource", endpoint)}
+    assert {"RequestsPerMinute", "RequestLatency", "RequestLatency_P90", "ConnectionsActive", "NewConnectionsPerSecond", "NetworkBytes", "DataCollectionEventsPerMinute"} <= names
+    names = {d["name"]["value"] for d in az("monitor", "metrics", "list-definitions", "--resource", blue)}
+    assert {"CpuUtilizationPercentage", "CpuMemoryUtilizationPercentage", "GpuUtilizationPercentage", "DiskUtilization", "DeploymentCapacity"} <= names
+    with pytest.raises(Refused, match="Valid metrics"):
+        az("monitor", "metrics", "list", "--resource", endpoint, "--metric", "Happiness")
+
+
+def test_the_autoscale_walk_of_the_documentation(az, group, deployment):
+    blue, _ = deployment
+    endpoint = blue.rsplit("/deployments/", 1)[0]
+
+    def instances():
+        return az("rest", "--method", "get", "--url", blue + "?api-version=2023-04-01")["sku"]["capacity"]
+
+    setting = "scale-" + group
+    made = az("monitor", "autoscale", "create", "--name", setting, "-g", group, "--resource", blue, "--min-count", "2", "--max-count", "5", "--count", "2")
+    assert made["profiles"][0]["capacity"] == {"minimum": "2", "maximum": "5", "default": "2"}
+    until(lambda: instances() == 2)  # the least that the profile allows
+    rule = ("monitor", "autoscale", "rule", "create", "-g", group, "--autoscale-name", setting)
+    az(*rule, "--condition", "CpuUtilizationPercentage > 70 avg 5m", "--scale", "out", "2")
+    az(*rule, "--condition", "CpuUtilizationPercentage < 25 avg 5m", "--scale", "in", "1")
+    az(*rule, "--condition", "RequestLatency > 100000 avg 5m", "--resource", endpoint, "--scale", "out", "1")
+    az(*rule, "--condition", "DeploymentCapacity > 0 avg 5m", "--scale", "out", "2", "--cooldown", "1")
+    until(lambda: instances() >= 4, within=120)  # a rule that always holds, one minute after the change before
+    az("monitor", "autoscale", "profile", "create", "--autoscale-name", setting, "-g", group, "-n", "weekend", "--count", "2",
+       "--recurrence", "week", "sat", "sun", "--timezone", "Pacific Standard Time")
+    shown = az("monitor", "autoscale", "show", "-g", group, "-n", setting)
+    assert {p["name"] for p in shown["profiles"]} >= {"weekend", '{"name": "default", "for": "weekend"}'}
+    assert shown["targetResourceUri"].lower() == blue.lower()
+
+    reasons = [e["properties"].get("reason", "") for e in az("monitor", "activity-log", "list", "-g", group, "--offset", "1h")]
+    assert any("DeploymentCapacity is" in reason and "raises" in reason for reason in reasons), reasons
+
+    assert az("monitor", "autoscale", "update", "-g", group, "-n", setting, "--enabled", "false")["enabled"] is False
+    with pytest.raises(Refused, match="is scaled by the autoscale setting"):
+        az("monitor", "autoscale", "create", "--name", "another", "-g", group, "--resource", blue, "--min-count", "1", "--max-count", "5", "--count", "1")
+    assert [s["name"] for s in az("monitor", "autoscale", "list", "-g", group)] == [setting]
+    az("monitor", "autoscale", "delete", "-g", group, "-n", setting)
+    assert az("monitor", "autoscale", "list", "-g", group) == []
