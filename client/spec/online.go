@@ -312,7 +312,12 @@ var onlineDeployment = resource.and(
 
 var onlineDeployments = map[string]fields{
 	"managed": onlineDeployment.and(
-		field{key: "instance_type", shape: str, rule: required},
+		field{key: "instance_type", shape: func(c *checker, n *Node, path string) {
+			str(c, n, path)
+			if n.kind == text && n.text == "" {
+				c.wrong(n, path, "this field is required, as in `instance_type: Standard_DS3_v2`.")
+			}
+		}, rule: required},
 		field{key: "egress_public_network_access", shape: enabled},
 		field{key: "private_network_connection", shape: flag},
 		field{key: "scale_settings", shape: func(c *checker, n *Node, path string) {

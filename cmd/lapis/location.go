@@ -130,7 +130,7 @@ func (v *server) usages(r *http.Request, a resource.Address, view resource.View)
 func later() []*resource.Type {
 	var types []*resource.Type
 	for name, title := range map[string]string{
-		"schedules": "schedules",
+		"schedules":      "schedules",
 		"batchEndpoints": "batch endpoints", "batchEndpoints/deployments": "batch deployments", "serverlessEndpoints": "serverless endpoints",
 		"marketplaceSubscriptions": "marketplace subscriptions", "capabilityHosts": "capability hosts", "featuresets": "feature sets",
 		"featurestoreEntities": "feature store entities", "outboundRules": "outbound rules", "privateEndpointConnections": "private endpoints",
