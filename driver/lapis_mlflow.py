@@ -26,6 +26,9 @@ import time
 import traceback
 import urllib.parse
 
+import lapis_settings
+import lapis_swagger
+
 logger = logging.getLogger("azmlinfsrv")
 quiet = logging.getLogger("azmlinfsrv.mlflow")
 
@@ -106,6 +109,7 @@ class Model:
         self.has_params = "params" in inspect.signature(self.model.predict).parameters
         self.collectors = collectors()
         self.samples = Samples(folder, self.metadata)
+        self.documents = None  # made when they are first asked for
         self._app = None
 
     # What is asked.
@@ -127,6 +131,8 @@ class Model:
             return self.score(method, query, headers, body)
         if path == "/" and method in ("GET", "HEAD"):
             return 200, [("Content-Type", "text/html; charset=utf-8")], b"Healthy"
+        if path == "/swagger.json" and method in ("GET", "HEAD"):
+            return self.document(query)
         return self.ask(method, path, query, headers, body)
 
     @staticmethod
@@ -148,6 +154,15 @@ class Model:
         """Return a request that the model must answer, as (method, target, headers, body), or None when it brings no example."""
         body = self.samples.request
         return None if body is None else ("POST", "/invocations", {"content-type": "application/json"}, body)
+
+    def document(self, query):
+        """Answer with the swagger document of Azure's protocol."""
+        if self.documents is None:
+            self.documents = Documents(lapis_settings.Settings(), self.samples)
+        status, found = self.documents.find(dict(urllib.parse.parse_qsl(query, keep_blank_values=True)[::-1]).get("version", "2"))
+        if status != 200:
+            return refusal(status, found)
+        return 200, [JSON, ("x-ms-run-function-failed", "False")], json.dumps(found).encode()
 
     # MLflow's protocol.
 
@@ -672,6 +687,25 @@ def request_of(folder, info):
     except (OSError, ValueError) as e:
         quiet.warning("the model's input example could not be read: %s", e)
     return None
+
+
+class Documents(lapis_swagger.Documents):
+    """The swagger documents of a model, by its Samples."""
+
+    def schemas(self, version, others, samples):
+        taken, given = samples.schemas()
+        if version == "2" and not (alike(taken["example"]["input_data"]) and alike(given.get("example"))):
+            return None
+        return taken, given
+
+
+def alike(example):
+    """Tell whether each list of an example has elements of one type, which is all that version 2 can say."""
+    if isinstance(example, list):
+        return len({type(v) for v in example}) < 2 and all(alike(v) for v in example if isinstance(v, list))
+    if isinstance(example, dict):
+        return all(alike(v) for v in example.values())
+    return True
 
 
 # MLflow's own application, asked in this process.

@@ -11,6 +11,7 @@ import traceback
 import lapis_azure
 import lapis_headers
 import lapis_log
+import lapis_settings
 from lapis_worker import Failure
 
 logger = logging.getLogger("azmlinfsrv")
@@ -23,6 +24,8 @@ class Application(lapis_azure.Application):
         print("Initializing logger")
         sys.stdout.flush()
         lapis_log.take_print()
+        self.settings = lapis_settings.Settings()
+        self.origins = [o.strip() for o in (self.settings.cors_origins or "").split(",") if o.strip()]
         import lapis_mlflow
 
         platform = os.environ.get("LAPIS_PLATFORM_PACKAGES")
@@ -56,6 +59,8 @@ class Application(lapis_azure.Application):
             except BaseException:
                 logger.error("Encountered Exception: %s", traceback.format_exc())
                 status, head, reply = lapis_azure.error(500, lapis_azure.INTERNAL)
+        if self.origins:
+            head += self.cors(method, headers)
         size = len(reply)
         if method == b"HEAD":
             reply = b""

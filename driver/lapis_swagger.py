@@ -1,6 +1,5 @@
 """The swagger documents of a scoring script, in the versions 2, 3 and 3.1."""
 
-import copy
 import json
 import logging
 import os
@@ -69,16 +68,22 @@ class Documents(object):
                 return document
         return None
 
-    def make(self, version, others, run):
+    def schemas(self, version, others, run):
+        """What the document says of requests and replies; None when this
+        version cannot say it."""
         if run is None:
-            taken = {"type": "object", "example": {}}
-            given = copy.deepcopy(taken)
-        else:
-            util = sys.modules["inference_schema.schema_util"]
-            supported = util.get_supported_versions(run)
-            if not any(name in supported for name in [version] + others):
-                return None
-            taken, given = util.get_input_schema(run), util.get_output_schema(run)
+            return {"type": "object", "example": {}}, {"type": "object", "example": {}}
+        util = sys.modules["inference_schema.schema_util"]
+        supported = util.get_supported_versions(run)
+        if not any(name in supported for name in [version] + others):
+            return None
+        return util.get_input_schema(run), util.get_output_schema(run)
+
+    def make(self, version, others, run):
+        found = self.schemas(version, others, run)
+        if found is None:
+            return None
+        taken, given = found
         s = self.settings
         prefix = "/" + s.service_path_prefix.strip("/") if s.service_path_prefix else ""
         name = s.service_name.replace("$SERVICE_VERSION$", s.service_version).replace("$PATH_PREFIX$", prefix)

@@ -43,3 +43,13 @@ MODELS = [
         call="POST /invocations", where="^body$", theirs="Internal Server Error", ours="only supports the following content types",
     ),
 ]
+
+INPUT_DATA = [
+    Allowed("Every reply of an endpoint carries the request's id, and the name of the server whose contract is kept.", most=900, call=" (PUT|DELETE|PATCH) ", where="^header (x-ms-|x-request-id|traceid)", theirs="^none$"),
+    Allowed("An id that is too long is refused before the method is.", most=60, call=" (PUT|DELETE|PATCH) ", where="^(status|body)$", theirs="405|method is not allowed", ours="431|must not exceed"),
+    Allowed("MLflow's tables in CSV and Parquet are taken on /score too.", most=150, call="POST /score .*'(text/csv|application/vnd.apache.parquet)'", where="^(status|body|header (x-ms-run-|content-type))", theirs="415|Expects Content-Type|False|application/json|none"),
+    Allowed(
+        "Arrays and numpy's numbers within a dict, as ONNX models answer, are written as MLflow writes them; the Azure inference server answers them with a 500.", most=300,
+        where="^(status|body|header x-ms-run-fn-exec-ms)$", theirs="500|unexpected internal error|none", ours=r"^200$|^b'\{|a number",
+    ),
+]

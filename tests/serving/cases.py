@@ -317,3 +317,33 @@ def for_model(name, rng):
         body = rng.choice([{"messages": [{"role": "user", "content": "hi"}]}, {"prompt": "p", "n": 9}, {"input": ["a", "b"]}, value(rng), {}, [body]])
     content_type = pick(rng, {JSON: 20, "application/json; charset=utf-8": 2, "application/json;charset=UTF-8": 1, "application/json; charset=latin-1": 1, "application/json; format=pandas-split": 1, "text/plain": 1, "application/x-json": 1})
     return Case("POST", "/invocations", drawn_headers(rng, content_type, 1), encoded(rng, body))
+
+
+def for_input_data(name, rng):
+    """Draw a request in Azure's form for MLflow models."""
+    if rng.random() < 0.15:
+        case = aside(rng)
+        # MLflow's own paths and what does not exist are MLflow's matter.
+        return dataclasses.replace(case, target=rng.choice(["/", "/swagger.json", "/swagger.json?version=2", "/swagger.json?version=3", "/swagger.json?version=3.1", "/swagger.json?version=9"]), method="GET")
+    columns, data = table(name, rng)
+    kind = rng.random()
+    if kind < 0.5:
+        given = {"columns": columns, "index": list(range(len(data))), "data": data}
+        if rng.random() < 0.3:
+            del given["index"]
+    elif kind < 0.75:
+        given = data
+    elif kind < 0.9:
+        given = {c: [r[i] for r in data if i < len(r)] for i, c in enumerate(columns)}
+    elif kind < 0.95:
+        given = [dict(zip(columns, r)) for r in data]
+    else:
+        given = value(rng)
+    body = {"input_data": given}
+    if rng.random() < (0.7 if name == "params" else 0.1):
+        body["params"] = json.loads(drawn_params(rng))
+    if rng.random() < 0.05:
+        body = rng.choice([{}, {"params": {}}, [1], {"data": given}, None, {"input_data": given, "more": 1}])
+    if rng.random() < 0.05:
+        return Case("GET", "/score?input_data=" + urllib.parse.quote(json.dumps(given)), drawn_headers(rng, None), b"")
+    return scored(rng, encoded(rng, body), JSON if rng.random() < 0.9 else None)

@@ -174,3 +174,18 @@ def test_a_model_is_answered_as_mlflow_answers_it(folders, mlflow, name):
         agree(name, lambda c: over_http(mlflow[str(folder)], c.method, c.target, c.headers, c.body), asking(ours), cases.for_model, allowed.MODELS)
     finally:
         ours.stop()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["forest", "bare", "tensor", "named", "params", "optional", "typed", "replies"])
+def test_a_model_is_answered_in_azures_form_as_the_azure_inference_server_answers_it(folders, name):
+    folder = str(folders[name])
+    theirs = Peer([*AZURE, "--entry_script", HERE / "nocode.py"], {"AZUREML_MODEL_DIR": folder, "AML_APP_ROOT": folder})
+    try:
+        ours = Instance({"LAPIS_GROUP_FLAVOR": "mlflow", "LAPIS_GROUP_MODEL": folder})
+        try:
+            agree(name, asking(theirs), asking(ours), cases.for_input_data, allowed.INPUT_DATA)
+        finally:
+            ours.stop()
+    finally:
+        theirs.stop()
