@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -57,6 +58,7 @@ type Service struct {
 	Base func(origin string) string
 
 	Limits Limits
+	Log    *slog.Logger // nil: none
 	Now    func() time.Time
 
 	keys sync.Mutex // over the change of keys, which reads them first
@@ -345,11 +347,15 @@ func (s *Service) route(ctx context.Context, e resource.Resource, deployments []
 	if err := json.Unmarshal(e.Properties, &p); err != nil {
 		return r, err
 	}
-	k, err := s.keyring(ctx, e.ID)
-	if err != nil {
+	r.Auth, r.Epoch, r.Keys = p.AuthMode, resource.NewGUID(), []string{}
+	if k, err := s.keyring(ctx, e.ID); err == nil {
+		r.Epoch, r.Keys = k.Epoch, k.hashes()
+	} else if ctx.Err() != nil {
 		return r, err
+	} else if s.Log != nil {
+		// Nobody has a key of this one; the others serve.
+		s.Log.Error("read the keys of an endpoint", "endpoint", e.ID.String(), "err", err)
 	}
-	r.Auth, r.Epoch, r.Keys = p.AuthMode, k.Epoch, k.hashes()
 	there := map[string]bool{}
 	for _, d := range deployments {
 		if StateOf(d) != resource.Deleting {
