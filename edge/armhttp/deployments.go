@@ -2,6 +2,7 @@ package armhttp
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,14 +17,14 @@ import (
 	"lapis/resource/manager"
 )
 
-// Deployments are the deployments of templates. Templates are not evaluated: of
-// those that are known, the parameters are read.
+// Deployments are the deployments of templates: of those that are known the
+// parameters are read, others are evaluated, resource by resource.
 type Deployments struct {
 	Manager *manager.Manager
 
-	// Wanted tells from a template and its parameters what is to be made in the
-	// group: a resource id and the body of its PUT. A template that it does not
-	// know is a fault.
+	// Wanted tells from a template that it knows, and its parameters, what is to
+	// be made in the group: a resource id and the body of its PUT. The zero id is
+	// that of a template that it does not know.
 	Wanted func(group resource.ID, template, parameters resource.Document) (resource.ID, json.RawMessage, error)
 }
 
@@ -89,28 +90,47 @@ func readDeployment(r *http.Request) (deployment, error) {
 }
 
 // read decodes a request and says what is to be made.
-func (d Deployments) read(r *http.Request, a resource.Address) (deployment, resource.ID, json.RawMessage, error) {
+func (d Deployments) read(r *http.Request, a resource.Address) (deployment, []planned, error) {
 	body, err := readDeployment(r)
 	if err != nil {
-		return body, resource.ID{}, nil, err
+		return body, nil, err
 	}
 	group := a.Scope.Ancestor(resource.GroupType)
 	if group.Zero() || !a.Scope.Parent().Same(group) {
-		return body, resource.ID{}, nil, fault.Invalid("deployments are made in a resource group; '%s' is none", a.Scope.Parent()).With("InvalidDeployment")
+		return body, nil, fault.Invalid("deployments are made in a resource group; '%s' is none", a.Scope.Parent()).With("InvalidDeployment")
 	}
 	id, wanted, err := d.Wanted(group, body.Properties.Template, body.Properties.Parameters)
 	if err != nil {
-		return body, id, wanted, err
+		return body, nil, err
 	}
-	t, err := d.Manager.Types().Find(id.Type())
-	if err == nil && t.Check != nil {
-		err = t.Check(id.Name())
+	all := []planned{{id: id, body: wanted}}
+	if id.Zero() {
+		location := ""
+		if g, err := d.Manager.Store().Get(r.Context(), group); err == nil {
+			location = g.Location
+		}
+		if all, err = plan(group, location, body.Properties.Template, body.Properties.Parameters); err != nil {
+			return body, nil, err
+		}
 	}
-	return body, id, wanted, err
+	for _, one := range all {
+		t, err := d.Manager.Types().Find(one.id.Type())
+		if err == nil && t.Check != nil {
+			err = t.Check(one.id.Name())
+		}
+		if err != nil {
+			return body, nil, err
+		}
+	}
+	return body, all, nil
 }
 
 // outcome is the properties of a deployment.
-func outcome(body deployment, id resource.ID, correlation string) map[string]any {
+func outcome(body deployment, all []planned, correlation string) map[string]any {
+	made := make([]any, len(all))
+	for i, one := range all {
+		made[i] = map[string]string{"id": one.id.String()}
+	}
 	mode := body.Properties.Mode
 	if mode == "" || mode == "incremental" {
 		mode = "Incremental"
@@ -121,12 +141,12 @@ func outcome(body deployment, id resource.ID, correlation string) map[string]any
 	}
 	return map[string]any{"provisioningState": resource.Succeeded, "mode": mode, "duration": "PT1S", "timestamp": stampTime(time.Now()),
 		"correlationId": correlation, "providers": []any{}, "dependencies": []any{}, "outputs": map[string]any{},
-		"outputResources": []any{map[string]string{"id": id.String()}}, "parameters": parameters}
+		"outputResources": made, "parameters": parameters}
 }
 
 func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
 	ctx := r.Context()
-	body, id, wanted, err := d.read(r, a)
+	body, all, err := d.read(r, a)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -136,18 +156,22 @@ func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (
 		Body: json.RawMessage(`{"properties":{"provisioningState":"Running"}}`)}); err != nil {
 		return 0, nil, err
 	}
-	props := outcome(body, id, correlation)
-	_, made := d.Manager.Put(ctx, manager.Request{ID: id, Caller: caller, Correlation: correlation, View: v, Body: wanted})
-	f := fault.Find(made)
-	if made != nil && f == nil {
-		return 0, nil, made
-	}
-	if f != nil {
+	props := outcome(body, all, correlation)
+	var f *fault.Error
+	for i, one := range all {
+		made := d.make(r, manager.Request{ID: one.id, Caller: caller, Correlation: correlation, View: v, Body: one.body}, len(all) > 1)
+		if made == nil {
+			continue
+		}
+		if f = fault.Find(made); f == nil {
+			return 0, nil, made
+		}
 		props["provisioningState"] = resource.Failed
-		props["outputResources"] = []any{}
+		props["outputResources"] = props["outputResources"].([]any)[:i]
 		props["error"] = map[string]any{"code": "DeploymentFailed", "target": a.Scope.String(),
 			"message": "At least one resource deployment operation failed. Please list deployment operations for details: " + f.Message,
-			"details": []any{map[string]any{"code": f.Code, "message": f.Message, "target": id.String()}}}
+			"details": []any{map[string]any{"code": f.Code, "message": f.Message, "target": one.id.String()}}}
+		break
 	}
 	raw, err := json.Marshal(map[string]any{"properties": props})
 	if err != nil {
@@ -165,16 +189,47 @@ func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (
 	return http.StatusCreated, show(reply.Resource), nil
 }
 
+// madeFor bounds how long a deployment waits for one of its resources.
+const madeFor = 4 * time.Minute
+
+// make makes one resource, and waits until it is there if others may depend on it.
+func (d Deployments) make(r *http.Request, req manager.Request, wait bool) error {
+	reply, err := d.Manager.Put(r.Context(), req)
+	if err != nil || reply.Operation == "" || !wait && !scores(req.ID) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), madeFor)
+	defer cancel()
+	for {
+		changed := d.Manager.Store().Notify()
+		op, err := d.Manager.Operation(ctx, req.Caller, reply.Operation)
+		switch {
+		case err != nil && r.Context().Err() == nil && ctx.Err() != nil:
+			return fault.Conflicts("'%s' was not ready within %s; it is still being made.", req.ID.Name(), madeFor).With("DeploymentTimeout").At(req.ID.String())
+		case err != nil:
+			return err
+		case op.State == resource.Failed:
+			return fault.Conflicts("%s", op.Message).With(op.Code).At(req.ID.String())
+		case op.Done():
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // validate says what is wrong with a deployment before it is made.
 func (d Deployments) validate(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
-	body, id, _, err := d.read(r, a)
+	body, all, err := d.read(r, a)
 	if err != nil {
 		return 0, nil, err
 	}
 	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v); err != nil {
 		return 0, nil, err
 	}
-	props := outcome(body, id, r.Header.Get("x-ms-correlation-request-id"))
+	props := outcome(body, all, r.Header.Get("x-ms-correlation-request-id"))
 	props["duration"] = "PT0S"
 	props["validatedResources"] = props["outputResources"]
 	return http.StatusOK, map[string]any{"id": a.Scope.String(), "name": a.Scope.Name(), "type": deployments, "properties": props}, nil
@@ -182,37 +237,50 @@ func (d Deployments) validate(r *http.Request, a resource.Address, v resource.Vi
 
 // whatIf tells what a deployment would make or change.
 func (d Deployments) whatIf(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
-	_, id, wanted, err := d.read(r, a)
+	_, all, err := d.read(r, a)
 	if err != nil {
 		return 0, nil, err
 	}
 	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v); err != nil {
 		return 0, nil, err
 	}
-	after, err := resource.ParseDocument(wanted)
-	if err != nil {
-		return 0, nil, err
+	changes := []any{}
+	for _, one := range all {
+		change, err := d.would(r, one, v)
+		if err != nil {
+			return 0, nil, err
+		}
+		changes = append(changes, change)
 	}
-	after.Set("id", id.String())
-	after.Set("name", id.Name())
-	after.Set("type", id.Type())
-	change := map[string]any{"resourceId": id.String(), "changeType": "Create", "before": nil, "after": after, "delta": nil}
-	old, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), id, v)
+	return http.StatusOK, map[string]any{"status": resource.Succeeded,
+		"properties": map[string]any{"correlationId": r.Header.Get("x-ms-correlation-request-id"), "changes": changes}}, nil
+}
+
+// would tells what making one resource would change.
+func (d Deployments) would(r *http.Request, one planned, v resource.View) (any, error) {
+	after, err := resource.ParseDocument(one.body)
+	if err != nil {
+		return nil, err
+	}
+	after.Set("id", one.id.String())
+	after.Set("name", one.id.Name())
+	after.Set("type", one.id.Type())
+	change := map[string]any{"resourceId": one.id.String(), "changeType": "Create", "before": nil, "after": after, "delta": nil}
+	old, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), one.id, v)
 	switch {
 	case err == nil:
 		raw, err := json.Marshal(show(old))
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		change["before"], change["changeType"] = json.RawMessage(raw), "NoChange"
 		if delta := difference("", raw, after.Raw()); len(delta) > 0 {
 			change["delta"], change["changeType"] = delta, "Modify"
 		}
 	case !fault.Is(err, fault.Missing):
-		return 0, nil, err
+		return nil, err
 	}
-	return http.StatusOK, map[string]any{"status": resource.Succeeded,
-		"properties": map[string]any{"correlationId": r.Header.Get("x-ms-correlation-request-id"), "changes": []any{change}}}, nil
+	return change, nil
 }
 
 // propertyChange is one difference, in the words of a what-if.

@@ -11,10 +11,11 @@ import (
 
 // FromTemplate tells which workspace the template of Azure ML's clients is to
 // make in a group. The template is not evaluated: its parameters say it all,
-// and what it would make beside the workspace is made with every workspace.
+// and what it would make beside the workspace is made with every workspace. The
+// zero id is that of any other template.
 func FromTemplate(group resource.ID, template, parameters resource.Document) (resource.ID, json.RawMessage, error) {
 	if !forWorkspace(template) {
-		return resource.ID{}, nil, fault.Invalid("Templates are not evaluated here: of the template that makes a workspace the parameters are read, others are refused. Make each resource by itself.").With("InvalidTemplate").At("properties.template")
+		return resource.ID{}, nil, nil
 	}
 	value := func(name string) json.RawMessage { return parameters.Object(name)["value"] }
 	text := func(name string) string {
