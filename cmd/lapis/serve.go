@@ -191,7 +191,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 	jobs := &job.Service{Resources: resources, Runs: runs, Wake: v.dispatcher.Wake, Now: now,
 		Kinds: map[string]job.Kind{"command": job.Command{Resources: resources}}}
 	v.workspaces = &workspace.Service{Resources: resources, Blobs: blobs, OpenJobs: v.dispatcher.Open, Purge: runs.PurgeWorkspace, Seeds: []workspace.Seed{share.InWorkspace}}
-	v.endpoints = &endpoint.Service{Resources: resources, Sealer: v.keys.sealer, Issuer: v.issuer, Tenant: v.who.Tenant, Base: v.scoringBase, Write: v.write, Now: now}
+	v.endpoints = &endpoint.Service{Resources: resources, Sealer: v.keys.sealer, Issuer: v.issuer, Tenant: v.who.Tenant, Base: v.scoringBase, Write: v.write, Log: log, Now: now}
 	types := []*resource.Type{
 		scope.Subscriptions(),
 		scope.Groups(),
