@@ -590,3 +590,30 @@ func library(t *testing.T, name, text string) string {
 	}
 	return dir
 }
+
+func TestAnInstanceServesWhileOneOfItsWorkersKeepsFailing(t *testing.T) {
+	dir := t.TempDir()
+	g := script(t, map[string]string{"score.py": `
+import os
+def init():
+    try:
+        os.mkdir(os.environ["ONE"])
+    except FileExistsError:
+        raise MemoryError("only one fits")
+def run(data):
+    return data
+`}, "ONE="+filepath.Join(dir, "one"), serving.GroupWorkers+"=2")
+	s := g.until("ready", func(s serving.Group) bool { return s.Instances[0].State == serving.Ready })
+	if !strings.HasPrefix(s.Instances[0].Error, "MemoryError: only one fits (score.py, line 7)\n") {
+		t.Errorf("it says %q", s.Instances[0].Error)
+	}
+	g.dial(s.Instances[0].Address).post(t, "x")
+}
+
+func TestAProcessThatEndsBeforeItIsReadyFails(t *testing.T) {
+	g := script(t, map[string]string{"score.py": "import os\ndef init(): os._exit(9)\ndef run(x): return x\n"})
+	s := g.until("failed", func(s serving.Group) bool { return s.Instances[0].State == serving.Failed })
+	if i := s.Instances[0]; i.Error != "the process ended before it was ready: exit code 9" || i.Fatal {
+		t.Errorf("it says %q (fatal %v)", i.Error, i.Fatal)
+	}
+}

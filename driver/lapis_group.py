@@ -37,6 +37,7 @@ TICK = 0.02  # seconds between two looks at the deadlines while there is work
 GRACE = 10_000_000  # ns past its deadline in which a reply may still come
 AWAKE = 50  # ticks without work before the group sleeps
 STEADY = 60.0  # seconds of readiness after which restarts are forgotten
+LIVED = 1.0  # seconds of readiness after which a worker that ends is replaced at once
 LONGEST_PAUSE = 30.0  # seconds between two starts of what keeps failing
 MAX_INSTANCES = 1000
 MAX_WORKERS = 1000  # of an instance
@@ -71,7 +72,7 @@ def now():
 class Place(object):
     """A worker of an instance: the place stays, the process in it changes."""
 
-    __slots__ = ("instance", "offset", "pid", "channel", "peer", "peer_number", "gone", "ready", "reason", "failures", "start_at", "ready_since")
+    __slots__ = ("instance", "offset", "pid", "channel", "peer", "peer_number", "gone", "ready", "told", "reason", "failures", "start_at", "ready_since")
 
     def __init__(self, instance, offset):
         self.instance = instance
@@ -82,6 +83,7 @@ class Place(object):
         self.peer_number = 0
         self.gone = False  # the peer closed; the worker has not said so yet
         self.ready = False
+        self.told = False  # why it fails
         self.reason = ""  # why the group killed it
         self.failures = 0  # in a row
         self.start_at = 0.0  # monotonic s; 0: not waiting to be started
@@ -297,7 +299,7 @@ class Group(object):
 
     def launch(self, p):
         p.start_at = 0.0
-        p.ready = p.gone = False
+        p.ready = p.gone = p.told = False
         p.reason = ""
         PLACE.pack_into(self.board, p.offset, 0, 0, 0)
         self.counts.pop(p.offset, None)
@@ -311,12 +313,14 @@ class Group(object):
             self.failed(p, "no new process: %s" % e.strerror, False)
             p.failures += 1
             p.start_at = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** min(p.failures, 6))
+            self.settle(p.instance)
             return
         theirs.close()
         p.pid = pid
         self.pids[pid] = p
         p.channel = ours
         self.watch(ours.fileno(), select.POLLIN, "channel", p)
+        self.settle(p.instance)
 
     def fork(self, p, ours, theirs):
         """Forks a worker and returns its pid."""
@@ -398,21 +402,28 @@ class Group(object):
     def became_ready(self, p):
         p.ready = True
         p.ready_since = time.monotonic()
-        i = p.instance
-        if i.state in ("Starting", "Failed") and all(q.ready for q in i.places if q.pid):
-            if i.state == "Failed" and any(not q.pid for q in i.places) and not any(q.ready for q in i.places):
-                return
-            i.error, i.fatal = "", False
-            i.enter("Ready")
+        self.settle(p.instance)
 
     def failed(self, p, error, fatal):
         i = p.instance
+        p.told = True
+        if i.state != "Stopping":
+            i.error, i.fatal = error[:MAX_ERROR], fatal
+
+    def settle(self, i):
+        """Says of an instance what its workers make it: Ready from when all of
+        them have had their start until none is left."""
         if i.state == "Stopping":
             return
-        i.error = error[:MAX_ERROR]
-        i.fatal = fatal
-        if not any(q.ready for q in i.places):
-            i.enter("Failed")
+        ready = sum(p.ready for p in i.places)
+        loading = any(p.pid and not p.ready for p in i.places)
+        if ready == len(i.places):
+            i.error, i.fatal = "", False
+        if ready:
+            if not loading:
+                i.enter("Ready")
+        else:
+            i.enter("Starting" if loading else "Failed")
 
     def peer_closed(self, p):
         """The other side of a worker's connection is gone: what it works on is
@@ -456,29 +467,26 @@ class Group(object):
         if p.reason:
             say("worker %d of instance %d was stopped: %s" % (pid, i.number, p.reason))
             p.failures = 0
-            if not any(q.ready for q in i.places):
-                i.enter("Starting")
             self.launch(p)
             return
         say("worker %d of instance %d ended: %s" % (pid, i.number, why))
         if i.fatal and not was_ready:
             say("Worker failed to boot.")
-        if was_ready and time.monotonic() - p.ready_since > STEADY:
-            p.failures = 0
+        lived = time.monotonic() - p.ready_since if was_ready else 0.0
+        if lived > STEADY:
             i.restarts = 1
-        if not was_ready:
-            if not i.error:
-                i.error = "the process ended before it was ready: %s" % why
-            if not any(q.ready for q in i.places):
-                i.enter("Failed")
-        elif not any(q.ready for q in i.places):
+        if lived > LIVED:
+            p.failures = 0
+        if was_ready:
             i.error = "the process ended: %s" % why
-            i.enter("Starting")
+        elif not p.told:
+            i.error, i.fatal = "the process ended before it was ready: %s" % why, False
         p.failures += 1
         if p.failures == 1 and was_ready:
             self.launch(p)
         else:
             p.start_at = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** max(0, p.failures - 1 - was_ready))
+            self.settle(i)
 
     def tick(self):
         t = time.monotonic()

@@ -12,7 +12,8 @@ import "time"
 //	PUT /instances {"count"} → 200 Group, at once; instances come and go by themselves
 //
 // An instance n listens on Folder/n.sock, or, of a program, on the TCP port that
-// the Group names. One that dies is started again, at once the first time, then
+// the Group names. One that dies is started again, at once the first time (a Python
+// worker that was ready for a second: every time), then
 // after 1, 2, 4 ... 30 s, and keeps its number and socket. Instances are told
 // to go with TERM and killed after Grace. TERM to the group ends it and them:
 // what they work on is finished first, within Grace.
