@@ -36,10 +36,33 @@ type group struct {
 // script starts a group that serves a scoring script with files beside it.
 func script(t *testing.T, files map[string]string, env ...string) *group {
 	t.Helper()
-	python, err := exec.LookPath("python3")
+	return scriptOf(t, python(t), files, env...)
+}
+
+// python is the interpreter that the tests are run with.
+func python(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("python3")
 	if err != nil {
 		t.Skip("there is no python3 on PATH")
 	}
+	return path
+}
+
+// withFlask is an interpreter that has Flask.
+func withFlask(t *testing.T) string {
+	t.Helper()
+	for _, path := range []string{os.Getenv("LAPIS_TEST_PYTHON"), python(t)} {
+		if path != "" && exec.Command(path, "-c", "import flask").Run() == nil {
+			return path
+		}
+	}
+	t.Skip("Flask is not installed; make test does")
+	return ""
+}
+
+func scriptOf(t *testing.T, python string, files map[string]string, env ...string) *group {
+	t.Helper()
 	root := t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(root, name)
@@ -615,5 +638,115 @@ func TestAProcessThatEndsBeforeItIsReadyFails(t *testing.T) {
 	s := g.until("failed", func(s serving.Group) bool { return s.Instances[0].State == serving.Failed })
 	if i := s.Instances[0]; i.Error != "the process ended before it was ready: exit code 9" || i.Fatal {
 		t.Errorf("it says %q (fatal %v)", i.Error, i.Fatal)
+	}
+}
+
+func TestACallerLearnsOfAKilledWorkerThoughItsChildrenLiveOn(t *testing.T) {
+	g := script(t, map[string]string{"score.py": `
+import os, time
+def init(): pass
+def run(data):
+    if data == "x":
+        return data
+    if os.fork() == 0:
+        while os.path.exists(os.environ["LAPIS_GROUP_DIR"]):
+            time.sleep(0.05)
+        os._exit(0)
+    os._exit(1)
+`})
+	path := g.ready(1)[0]
+	c := g.dial(path)
+	if _, err := c.ask(frame.Request{Method: "POST", Target: "/score", Body: []byte("fork")}); !errors.Is(err, io.EOF) {
+		t.Fatalf("the request ends with %v", err)
+	}
+	g.dial(path).post(t, "x")
+}
+
+func TestAReplyInPiecesLeavesPieceByPiece(t *testing.T) {
+	dir := t.TempDir()
+	g := scriptOf(t, withFlask(t), map[string]string{"score.py": `
+import os, time
+from azureml.contrib.services.aml_request import rawhttp
+from azureml.contrib.services.aml_response import AMLResponse
+def init(): pass
+def pieces():
+    yield b"first"
+    while not os.path.exists(os.environ["GO_ON"]):
+        time.sleep(0.005)
+    yield b"last"
+@rawhttp
+def run(request):
+    assert request.method == "POST"
+    return AMLResponse(pieces(), 203, {"X-Many": "a, b"})
+`}, "GO_ON="+filepath.Join(dir, "go"))
+	c := g.dial(g.ready(1)[0])
+	b, err := frame.AppendRequest(nil, frame.Request{Method: "POST", Target: "/score?x=1", Headers: []byte("Content-Type: text/plain\r\n"), Body: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	kind, payload, err := c.r.Next()
+	if err != nil || kind != frame.KindBegin {
+		t.Fatalf("a %q frame (%v)", kind, err)
+	}
+	head, err := frame.ParseReply(payload)
+	if err != nil || head.Status != 203 || strings.Count(string(head.Headers), "X-Many: ") != 2 {
+		t.Fatalf("the reply begins %d %q (%v)", head.Status, head.Headers, err)
+	}
+	if kind, payload, err = c.r.Next(); err != nil || kind != frame.KindData || string(payload) != "first" {
+		t.Fatalf("then %q %q (%v)", kind, payload, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if kind, payload, err = c.r.Next(); err != nil || kind != frame.KindData || string(payload) != "last" {
+		t.Fatalf("then %q %q (%v)", kind, payload, err)
+	}
+	if kind, _, err = c.r.Next(); err != nil || kind != frame.KindEnd {
+		t.Fatalf("then %q (%v)", kind, err)
+	}
+	if a, err := c.ask(frame.Request{Method: "POST", Target: "/score"}); err != nil || a.body != "firstlast" || a.pieces != 2 {
+		t.Errorf("the next reply is %q in %d pieces (%v)", a.body, a.pieces, err)
+	}
+}
+
+func TestAReplyThatBreaksOffIsSaidToBeBroken(t *testing.T) {
+	g := scriptOf(t, withFlask(t), map[string]string{"score.py": `
+import flask
+def init(): pass
+def pieces():
+    yield "first"
+    raise ValueError("no more")
+def run(data):
+    if data == "late":
+        return flask.Response(pieces())
+    return flask.Response(int(x) for x in ["no number"])
+`})
+	path := g.ready(1)[0]
+	c := g.dial(path)
+	a, err := c.ask(frame.Request{Method: "POST", Target: "/score", Body: []byte("late")})
+	if err == nil || !strings.Contains(err.Error(), "broken: ValueError: no more") || a.body != "first" {
+		t.Errorf("%q, and then %v", a.body, err)
+	}
+	if a := g.dial(path).post(t, "early"); a.status != 500 {
+		t.Errorf("what fails before its first piece is answered %d %s", a.status, a.body)
+	}
+}
+
+func TestAScriptMayForkProcessesAndEndThem(t *testing.T) {
+	g := script(t, map[string]string{"score.py": `
+import multiprocessing
+def init(): pass
+def run(data):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return sum(pool.map(len, [data, data]))
+`})
+	c := g.dial(g.ready(1)[0])
+	for range 3 {
+		if a := c.post(t, "four"); a.body != "8" {
+			t.Errorf("answered %d %s", a.status, a.body)
+		}
 	}
 }

@@ -361,6 +361,12 @@ class Group(object):
         return "%s/%d" % (self.name, p.instance.number)
 
     def release(self, p):
+        if p.peer is not None:
+            try:
+                # Processes that the script began may hold the connection too.
+                p.peer.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
         for s in (p.channel, p.peer):
             if s is not None:
                 self.unwatch(s.fileno())

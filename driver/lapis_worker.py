@@ -59,6 +59,7 @@ def main(instance, listener, channel, board, offset, parent):
     become_own()
     w = Worker(instance, listener, channel, board, offset)
     signal.signal(signal.SIGTERM, w.told_to_end)
+    os.register_at_fork(after_in_child=w.forked)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the group holds it while it forks
         app = application()
@@ -150,6 +151,14 @@ class Worker(object):
                 conn.shutdown(socket.SHUT_RD)  # what waits in it is still read
             except OSError:
                 pass
+
+    def forked(self):
+        """In a process that the script forks: what ends it does not end this one."""
+        if signal.getsignal(signal.SIGTERM) == self.told_to_end:
+            try:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            except ValueError:
+                pass  # not the main thread
 
     def tell(self, what):
         try:
