@@ -207,6 +207,9 @@ func serveGateway(ctx context.Context, f *folder, address string, listeners []ne
 	if err != nil {
 		return err
 	}
+	if elsewhere := filepath.Dir(socket); elsewhere != dir {
+		defer os.Remove(elsewhere)
+	}
 	info := gateway.Info{Protocol: gateway.Protocol, PID: os.Getpid(), Version: version(), Listen: address}
 	errorLog := stdlog.New(logWriter{log}, "", 0)
 	ctl := &http.Server{Handler: g.Control(info, stop), ErrorLog: errorLog, ReadHeaderTimeout: 30 * time.Second}
@@ -234,6 +237,7 @@ func serveGateway(ctx context.Context, f *folder, address string, listeners []ne
 	group.Go(func() error { return unlessClosed(plainHTTP.Serve(gateway.Guard(split.http))) })
 	group.Go(func() error { return unlessClosed(ctl.Serve(control)) })
 	group.Go(func() error { return giveBack(ctx) })
+	group.Go(func() error { return fitProcessors(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatewayDrain)
