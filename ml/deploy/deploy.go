@@ -569,6 +569,9 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 		export(serving.GroupModel, "/"+in.Path)
 		// Paths that people write as they are in Azure's containers lead to the same files.
 		root := "/" + strings.TrimSuffix(m.Mount, "/"+m.Name+"/"+m.Version)
+		if s.Runtime == serving.Program {
+			env[serving.GroupCommand] = strings.ReplaceAll(s.Command, root+"/", "$LAPIS_TASK_DIR/inputs"+root+"/")
+		}
 		for _, name := range slices.Sorted(maps.Keys(s.Variables)) {
 			if rest, ok := strings.CutPrefix(env[name], root+"/"); ok {
 				export(name, "/inputs"+root+"/"+rest)

@@ -136,10 +136,15 @@ func (d *Deployer) pass(ctx context.Context) error {
 	changing := map[string]bool{} // beginnings of tasks of deployments that are about to change
 	hashes := map[string]bool{}   // of environments
 	stale := false                // the routes
+	sites := map[string]ml.Site{} // by the key of their workspaces
 	for _, r := range all {
-		site, err := ml.SiteOf(ctx, d.Resources, r.ID)
-		if err != nil {
-			continue
+		home := ml.Home(r.ID).Key()
+		site, ok := sites[home]
+		if !ok {
+			if site, err = ml.SiteOf(ctx, d.Resources, r.ID); err != nil {
+				continue // deleted, and perhaps restored later
+			}
+			sites[home] = site
 		}
 		s := statusOf(r)
 		key := r.ID.Key()
@@ -277,6 +282,11 @@ func (d *Deployer) revive(ctx context.Context, r resource.Resource, g *group, s 
 		d.Log.Warn("start a group again", "deployment", r.ID.String(), "generation", g.generation)
 		if err := d.restart(ctx, r, g, max(s.capacity(), 1)); err != nil && ctx.Err() == nil {
 			d.Log.Error("start a group again", "deployment", r.ID.String(), "err", err)
+			var c *crash
+			if errors.As(err, &c) {
+				d.keepLog(ctx, g)
+				d.note(ctx, r, fault.New(fault.Conflict, "ResourceNotReady", "%s", withFix(inTask.ReplaceAllString(c.first, ""), g.spec)))
+			}
 		}
 	})
 }
@@ -301,7 +311,7 @@ func (d *Deployer) restart(ctx context.Context, r resource.Resource, g *group, c
 	if err := d.proven(ctx, g, 1, log); err != nil {
 		return err
 	}
-	if err := d.write(ctx, r.ID, map[string]any{"stage": nil}); err != nil {
+	if err := d.write(ctx, r.ID, map[string]any{"stage": nil, "failure": nil}); err != nil {
 		return err
 	}
 	return d.Route(ctx)

@@ -335,3 +335,40 @@ def test_a_sku_that_is_patched_scales(endpoint, rest):
     assert rest("PATCH", path, json={"sku": {"name": "Default", "capacity": 2}}).status_code in (200, 202)
     endpoint.until(lambda: len({endpoint.post({}, to="blue").json()["pid"] for _ in range(20)}) == 2, within=15)
     assert time.monotonic() - began < 15
+
+
+def test_a_deployment_that_is_deleted_ends_what_it_works_on(endpoint):
+    script = "import json, time\ndef init(): pass\ndef run(d):\n    time.sleep(json.loads(d)); return 'done'\n"
+    endpoint.deploy(script=script)
+    replies = []
+    caller = threading.Thread(target=lambda: replies.append(endpoint.post(3, to="blue")))
+    caller.start()
+    endpoint.until(lambda: endpoint.post(0, to="blue").ok)
+    endpoint.ml.online_deployments.begin_delete("blue", endpoint.name).result()
+    caller.join()
+    assert replies[0].status_code == 200 and replies[0].json() == "done", replies[0].text
+    assert endpoint.post(0, to="blue").status_code == 404
+
+
+def test_a_program_finds_its_model_where_azure_mounts_it(ml, endpoint, unique, tmp_path):
+    (tmp_path / "w.txt").write_text("weights")
+    model = ml.models.create_or_update(Model(name=unique("m"), path=str(tmp_path / "w.txt"), type="custom_model"))
+    code = tmp_path / "server"
+    code.mkdir()
+    (code / "serve.py").write_text(
+        "import http.server, os, sys\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "        self.wfile.write((open(sys.argv[1]).read() + open(os.environ['WHERE']).read()).encode())\n"
+        "http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()\n"
+    )
+    route = {"port": 8080, "path": "/"}
+    env = Environment(image="library/python:latest", inference_config={"liveness_route": route, "readiness_route": route, "scoring_route": route})
+    at = f"/models/{model.name}/{model.version}/w.txt"
+    endpoint.deploy(script=None, environment=env, model=model, model_mount_path="/models",
+                    code_configuration=CodeConfiguration(code=str(code), scoring_script="serve.py"),
+                    environment_variables={"WHERE": at}, properties={"serving.command": f"exec python3 serve.py {at}"})
+    got = requests.get(endpoint.uri.removesuffix("/score") + "/", headers={"Authorization": f"Bearer {endpoint.key}", "azureml-model-deployment": "blue"},
+                       timeout=30, proxies={"http": ""})
+    assert got.text == "weightsweights", got.text
