@@ -35,7 +35,7 @@ type Config struct {
 	Now       func() time.Time
 }
 
-// Autoscaler makes a pass each second, and at once when the gateway was read.
+// Autoscaler makes a pass when the gateway was read, and each second.
 type Autoscaler struct {
 	Config
 	wake chan struct{}
@@ -351,9 +351,10 @@ func (a *Autoscaler) targets(ctx context.Context, now time.Time, state serving.S
 				t = &track{}
 				a.tracks[r.ID.Key()] = t
 			}
-			if state.Time.After(t.seenAt) {
-				t.observe(state.Time, d)
+			if !state.Time.After(t.seenAt) {
+				continue // nothing new is known
 			}
+			t.observe(state.Time, d)
 			if decided := t.decide(now, current, g); decided.count != current {
 				a.rescale(ctx, now, r.ID, current, decided)
 			}
@@ -398,14 +399,12 @@ func targetOf(r resource.Resource, s deploy.Status) (target, bool) {
 		return target{}, false
 	}
 	g := target{least: max(p.Scale.MinInstances, 1), most: max(p.Scale.MaxInstances, p.Scale.MinInstances, 1), concurrency: max(s.Live.Spec.Concurrency, 1),
-		utilization: float64(p.Scale.TargetUtilization), every: time.Second}
+		utilization: float64(p.Scale.TargetUtilization)}
 	if g.utilization <= 0 || g.utilization > 100 {
 		g.utilization = 70
 	}
 	if d, err := compute.ParseDuration(p.Scale.PollingInterval); err == nil && d > time.Second {
-		g.every = d
+		g.every = d - d/10 // readings do not come to the moment
 	}
-	// A pass comes each second or a little before.
-	g.every -= 200 * time.Millisecond
 	return g, true
 }

@@ -19,9 +19,9 @@ const (
 // requests are to take.
 type target struct {
 	least, most int
-	concurrency int     // requests that an instance works on at once
-	utilization float64 // percent
-	every       time.Duration
+	concurrency int           // requests that an instance works on at once
+	utilization float64       // percent
+	every       time.Duration // between two decisions; 0: with each reading
 }
 
 // track is what was seen of one deployment.

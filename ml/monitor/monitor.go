@@ -1,5 +1,5 @@
 // Package monitor keeps what is measured of online endpoints and deployments:
-// it reads the gateway's counters each second, adds up minutes and hours, keeps
+// it reads the gateway's counters twice a second, adds up minutes and hours, keeps
 // them over restarts, and answers what a metric was.
 package monitor
 
@@ -43,9 +43,10 @@ type Usage struct {
 	Disk       map[string]float64 // disk → percent
 }
 
-// How often the gateway is read, and the instances are looked at.
+// How often the gateway is read, so that what follows from it is decided within
+// a second, and how often the instances are looked at.
 const (
-	readEvery  = time.Second
+	readEvery  = 500 * time.Millisecond
 	usageEvery = 5 * time.Second
 )
 

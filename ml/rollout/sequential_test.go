@@ -87,31 +87,28 @@ func (m model) p99() time.Duration { return time.Duration(float64(m.median) * ma
 func TestADeploymentThatIsAsGoodIsTakenBackInLessThanOneRolloutOfAHundred(t *testing.T) {
 	steps := []int{5, 25, 50, 100}
 	good := model{0.005, 10 * time.Millisecond}
-	runs := 1000
-	if testing.Short() {
-		runs = 200
-	}
 	for _, c := range []struct {
 		name string
+		runs int
 		plan plan
 		m    model
 	}{
-		{"without objectives", plan{}, model{0.02, 10 * time.Millisecond}},
-		{"within both objectives", plan{errors: 0.01, p99: good.p99() * 11 / 10}, good},
-		{"at both objectives", plan{errors: 0.01, p99: good.p99()}, model{0.01, good.median}},
-		{"where the live one breaks them too", plan{errors: 0.01, p99: good.p99()}, model{0.03, 2 * good.median}},
+		{"within both objectives", 1000, plan{errors: 0.01, p99: good.p99() * 11 / 10}, good},
+		{"without objectives", 300, plan{}, model{0.02, 10 * time.Millisecond}},
+		{"at both objectives", 300, plan{errors: 0.01, p99: good.p99()}, model{0.01, good.median}},
+		{"where the live one breaks them too", 300, plan{errors: 0.01, p99: good.p99()}, model{0.03, 2 * good.median}},
 	} {
 		c.plan.steps, c.plan.every, c.plan.least = steps, 10*time.Second, 10
 		back := 0
-		for seed := range runs {
+		for seed := range c.runs {
 			if r, _, _ := simulate(t, uint64(seed), c.plan, 25, c.m, c.m); r.State == RolledBack {
 				back++
 			}
 		}
-		if back*100 > runs {
-			t.Errorf("%s: %d of %d were taken back, want at most 1 %%", c.name, back, runs)
+		if back*100 > c.runs {
+			t.Errorf("%s: %d of %d were taken back, want at most 1 %%", c.name, back, c.runs)
 		}
-		t.Logf("%s: %d of %d taken back", c.name, back, runs)
+		t.Logf("%s: %d of %d taken back", c.name, back, c.runs)
 	}
 }
 
