@@ -18,6 +18,7 @@ import (
 	"lapis/client"
 	"lapis/client/spec"
 	"lapis/fault"
+	"lapis/pattern"
 )
 
 // onlineFlags are what the verbs of endpoints and of deployments share.
@@ -195,10 +196,10 @@ except (SyntaxError, ValueError) as e:
 }
 
 // withLog adds the end of a deployment's log to the error that it failed
-// with: the root cause stands first, the log below it.
+// with, where the server has not: the root cause stands first, the log below it.
 func withLog(ctx context.Context, s *session, endpoint, deployment string, err error) error {
 	f := fault.Find(err)
-	if f == nil || f.Kind != fault.Conflict {
+	if f == nil || f.Kind != fault.Conflict || strings.Contains(f.Message, "\nContainer log:") {
 		return err
 	}
 	const lines = 30
@@ -232,10 +233,8 @@ func follow(ctx context.Context, s *session, endpoint, deployment string) (stop 
 				return
 			case <-tick.C:
 			}
-			if text, err := s.DeploymentLogs(ctx, endpoint, deployment, client.StorageInitializer, 1); err == nil {
-				if line := strings.TrimSpace(text); line != "" {
-					stage = ": " + line[strings.LastIndex(line, "\n")+1:]
-				}
+			if text, err := s.DeploymentLogs(ctx, endpoint, deployment, client.StorageInitializer, 40); err == nil {
+				stage = stageOf(text)
 			}
 			if ctx.Err() == nil {
 				s.progress.stage(fmt.Sprintf("Deploying %s (%d s)%s", deployment, int(time.Since(began).Seconds()), stage))
@@ -248,3 +247,26 @@ func follow(ctx context.Context, s *session, endpoint, deployment string) (stop 
 		s.progress.clear()
 	}
 }
+
+// stageOf is what a deployment is at, by the log of what prepares it: its
+// last line that has a time, and what a build said since.
+func stageOf(log string) string {
+	stage, detail := "", ""
+	for line := range strings.Lines(log) {
+		line = strings.TrimSpace(line)
+		if at := stageLine.FindStringSubmatch(line); at != nil {
+			stage, detail = at[1], ""
+		} else if line != "" {
+			detail = strings.TrimPrefix(line, "==> ")
+		}
+	}
+	switch {
+	case stage == "" && detail == "":
+		return ""
+	case stage == "" || detail == "":
+		return ": " + stage + detail
+	}
+	return ": " + stage + ": " + detail
+}
+
+var stageLine = pattern.New(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z] (.+)$`)
