@@ -229,7 +229,7 @@ func TestTheGatewayOutlivesTheServerAndIsFoundAgain(t *testing.T) {
 	}
 	// The next start has the same address, and a gateway with nothing to do ends
 	// with its server.
-	s = start(t, dir)
+	start(t, dir)
 	if now := f.lastScoring(); now != listen {
 		t.Errorf("it listens on %s, and did on %s", now, listen)
 	}

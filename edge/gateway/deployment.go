@@ -41,7 +41,6 @@ func newDeployment(g *Gateway, endpoint, name string) *deployment {
 // waiter is a request that waits for an instance.
 type waiter struct {
 	ready chan *instance // one is sent, or it is closed: there will be none
-	gone  bool           // guarded by deployment.mu
 }
 
 // heldAtMost bounds the requests that wait for the first instance of a

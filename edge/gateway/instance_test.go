@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -310,8 +308,6 @@ func headersOf(q frame.Request) http.Header {
 	eachHeader(q.Headers, h.Add)
 	return h
 }
-
-func names(h http.Header) []string { return slices.Sorted(maps.Keys(h)) }
 
 // deployment is the deployment's state.
 func (h *house) deployment(name string) *deployment {
