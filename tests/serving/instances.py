@@ -20,7 +20,7 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DRIVER = pathlib.Path(os.environ.get("LAPIS_DRIVER") or REPOSITORY / "driver") / "lapis_group.py"
-START = 120  # seconds that a server may take to start
+START = 300  # seconds that a server may take to start
 
 
 @dataclasses.dataclass
