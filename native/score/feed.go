@@ -1,6 +1,7 @@
 package score
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"os"
@@ -124,6 +125,10 @@ func (a *array) read(s *scan.Scanner, depth int) error {
 	return err
 }
 
+func (a *array) floating() bool {
+	return a.Type == tensor.Float32 || a.Type == tensor.Float64 || a.Type == tensor.Float16 || a.Type == tensor.BFloat16
+}
+
 func (a *array) element(s *scan.Scanner) error {
 	switch s.Peek() {
 	case '"':
@@ -135,7 +140,11 @@ func (a *array) element(s *scan.Scanner) error {
 		}
 		f, e := strconv.ParseFloat(strings.TrimSpace(t), 64)
 		if e != nil && err == nil {
-			return invalid("Invalid input. could not convert string to float: '%s'", t)
+			// Without a signature it is an array of texts, which the model refuses.
+			a.words, f = append(a.words, t), math.NaN()
+			if !a.floating() {
+				f = 0
+			}
 		}
 		a.Data = tensor.AppendFloat(a.Data, a.Type, f)
 		return err
@@ -161,7 +170,8 @@ func (a *array) element(s *scan.Scanner) error {
 			case tensor.Float16, tensor.Float32, tensor.Float64, tensor.BFloat16:
 				a.Data = tensor.AppendFloat(a.Data, a.Type, math.NaN())
 			default:
-				return invalid("Invalid input. int() argument must be a string, a bytes-like object or a real number, not 'NoneType'")
+				a.words = append(a.words, "None")
+				a.Data = tensor.AppendInt(a.Data, a.Type, 0)
 			}
 			return nil
 		}
@@ -306,10 +316,10 @@ func (v *cell) show() string {
 
 // run scores the data.
 func (c *call) run(ends time.Time) ([]tensor.Tensor, error) {
-	if err := c.checkParams(); err != nil {
+	if err := c.enforce(); err != nil {
 		return nil, err
 	}
-	if err := c.enforce(); err != nil {
+	if err := c.checkParams(); err != nil {
 		return nil, err
 	}
 	inputs, err := c.feed()
@@ -321,18 +331,22 @@ func (c *call) run(ends time.Time) ([]tensor.Tensor, error) {
 
 // checkParams checks the parameters against the signature.
 func (c *call) checkParams() error {
-	if c.server.mlmodel == nil || len(c.params) == 0 {
+	if c.server.mlmodel == nil || c.params.kind == null {
 		return nil
 	}
 	if c.server.mlmodel.Params == nil {
 		fmt.Fprintln(os.Stderr, "`params` can only be specified at inference time if the model signature defines a params schema. This model does not define a params schema.")
 		return nil
 	}
+	if c.params.kind != object {
+		return &badParam{fmt.Sprintf("Parameters must be a dictionary. Got type '%s'.", c.params.python())}
+	}
 	for _, p := range c.server.mlmodel.Params {
-		v, given := c.params[p.Name].(cell)
-		if !given || v.kind == null {
+		at := slices.IndexFunc(c.params.list, func(m cell) bool { return m.s == p.Name })
+		if at < 0 || c.params.list[at].list[0].kind == null {
 			continue
 		}
+		v := c.params.list[at].list[0]
 		if p.Shape != nil {
 			if v.kind != list {
 				return &badParam{fmt.Sprintf("Invalid parameters found: {('%s', 'Value must be a 1D array with shape (-1,) for param %s, received %s')}", p.Name, p.Name, v.python())}
@@ -359,8 +373,41 @@ func (c *call) checkParams() error {
 	return nil
 }
 
+// sound tells what is wrong with arrays as such.
+func (c *call) sound() error {
+	in := c.server.inputs()
+	list := c.data.named
+	if c.data.array != nil {
+		list = []array{*c.data.array}
+	}
+	for i := range list {
+		a := &list[i]
+		if a.ragged && a.words == nil {
+			depth := max(len(a.Shape)-1, 1)
+			return invalid("Invalid input. setting an array element with a sequence. The requested array has an inhomogeneous shape after %d dimensions. The detected shape was %s + inhomogeneous part.", depth, tuple(a.Shape[:min(depth, len(a.Shape))]))
+		}
+		if len(in) == 0 {
+			unsigned := c.server.mlmodel != nil && (a.seen[null] || a.seen[text] && c.server.flavor == "onnx" && a.Type != tensor.Bytes)
+			if a.words != nil || unsigned {
+				return &badRun{"the array has elements that are no numbers: " + strings.Join(a.words[:min(len(a.words), 10)], ", ")}
+			}
+			continue
+		}
+		if a.words != nil && len(a.Shape) == 0 {
+			return invalid("Invalid input. Failed to convert data `%s` to type `%s` defined in the model signature.", a.words[0], strings.Split(strings.Trim(c.server.schema(), "[]"), "), ")[0])
+		}
+		if a.words != nil {
+			return invalid("Invalid input. could not convert string to float: '%s'", a.words[0])
+		}
+	}
+	return nil
+}
+
 // enforce brings the data into the shape that the signature says.
 func (c *call) enforce() error {
+	if err := c.sound(); err != nil {
+		return err
+	}
 	in := c.server.inputs()
 	switch {
 	case len(in) == 0:
@@ -387,6 +434,9 @@ func (c *call) toTable() error {
 			a := &d.named[i]
 			if len(a.Shape) > 1 || a.ragged {
 				return c.wrong("Incompatible input types for column %s. Can not safely convert object to float64.", a.name)
+			}
+			if i > 0 && a.Len() != t.rows {
+				return c.wrong("This model contains a column-based signature, which suggests a DataFrame input. There was an error casting the input data to a DataFrame: All arrays must be of the same length")
 			}
 			t.columns = append(t.columns, column{name: a.name, cells: a.cells()})
 			t.rows = a.Len()
@@ -496,6 +546,14 @@ var dtypes = map[string]string{"double": "float64", "float": "float32", "long": 
 // convert makes the cells of a column ones of the signature's type.
 func (c *call) convert(col *column, kind string) error {
 	fail := func(reason string) error {
+		if c.data.csv {
+			if _, quoted, ok := strings.Cut(reason, `("`); ok {
+				reason = strings.TrimSuffix(quoted, `")`)
+			} else {
+				reason = "Integer column has NA values"
+			}
+			return invalid(csvWrong, reason)
+		}
 		if c.azure {
 			return c.wrong("Failed to convert column %s to type '%s'. Error: %s", col.name, dtypes[kind], reason)
 		}
@@ -556,6 +614,19 @@ func (c *call) enforceTensors(in []catalog.Column) error {
 	d := &c.data
 	if in[0].Name == "" {
 		if d.table != nil {
+			for i := range d.table.columns {
+				col := &d.table.columns[i]
+				kind := map[string]string{"float32": "float", "float64": "double", "int32": "integer", "int64": "long", "bool": "boolean"}[in[0].Tensor.Type]
+				lists := slices.ContainsFunc(col.cells, func(v cell) bool { return v.kind == list || v.kind == object })
+				if lists && len(d.table.columns) > 1 {
+					return c.wrong("setting an array element with a sequence.")
+				}
+				if kind != "" && !lists {
+					if err := c.convert(col, kind); err != nil {
+						return err
+					}
+				}
+			}
 			a, err := c.matrix(d.table)
 			if err != nil {
 				return err
@@ -564,6 +635,9 @@ func (c *call) enforceTensors(in []catalog.Column) error {
 				return c.wrong("This model contains a model signature with an unnamed input. Since the input data is a pandas DataFrame containing multiple columns, the input shape must be of the structure (-1, number_of_dataframe_columns). Instead, the input DataFrame passed had %d columns and an input shape of %s with all values within the DataFrame of scalar type. Please adjust the passed in DataFrame to match the expected structure", len(d.table.columns), tuple(in[0].Tensor.Shape))
 			}
 			d.array, d.table = a, nil
+		}
+		if d.array == nil && bytes.Contains(c.text, []byte(`"instances"`)) {
+			return c.wrong("This model contains a tensor-based model signature with no input names, which suggests a numpy array input or a pandas dataframe input with proper column values, but an input of type <class 'dict'> was found.")
 		}
 		if d.array == nil {
 			return invalid("Invalid input. Failed to parse input data. This model contains an un-named  model signature which expects a single n-dimensional array or a single value as input, however, an input of type <class 'dict'> was found.")
@@ -580,6 +654,10 @@ func (c *call) enforceTensors(in []catalog.Column) error {
 	if t := d.table; t != nil {
 		d.table = nil
 		for _, col := range t.columns {
+			if !slices.ContainsFunc(in, func(w catalog.Column) bool { return w.Name == col.name }) {
+				d.named = append(d.named, array{name: col.name})
+				continue
+			}
 			a, err := c.fromCells(col.name, col.cells)
 			if err != nil {
 				d.table = t
@@ -708,6 +786,9 @@ func (c *call) feed() ([]tensor.Tensor, error) {
 		}
 		return nil, &badRun{fmt.Sprintf("Unable to map numpy array input to the expected model input. Numpy arrays can only be used as input for MLflow ONNX models that have a single input. This model requires %d inputs. Please pass in data as either a dictionary or a DataFrame with the following tensors: %s.", len(m.Inputs), pythonList(c.server.inputNames()))}
 	}
+	if len(d.named) > len(m.Inputs) && c.server.mlmodel != nil {
+		return nil, &badRun{"Invalid input name in " + pythonList(namesOf(d.named))}
+	}
 	out := make([]tensor.Tensor, len(m.Inputs))
 	for i, want := range m.Inputs {
 		at := slices.IndexFunc(d.named, func(a array) bool { return a.name == want.Name })
@@ -765,6 +846,11 @@ func (c *call) byColumn(t *table) ([]tensor.Tensor, error) {
 
 // features makes the matrix that tree models take.
 func (c *call) features() ([]tensor.Tensor, error) {
+	if c.server.mlmodel != nil && len(c.server.inputs()) == 0 {
+		if err := c.unsigned(); err != nil {
+			return nil, err
+		}
+	}
 	if c.data.array == nil || len(c.data.array.Shape) != 2 || c.data.array.ragged {
 		if err := c.toTable(); err != nil {
 			return nil, err
@@ -789,5 +875,46 @@ func (c *call) features() ([]tensor.Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.server.mlmodel != nil {
+		if t.rows == 0 && (c.server.flavor == "lightgbm" || len(c.server.inputs()) == 0) {
+			return nil, &badRun{"Input data must be 2 dimensional and non empty."}
+		}
+		for i := range a.Len() {
+			if f := a.Float(i); c.server.flavor == "xgboost" && math.IsInf(f, 0) {
+				return nil, &badRun{"Input data contains `inf` or a value too large, while `missing` is not set to `inf`"}
+			}
+		}
+	}
 	return []tensor.Tensor{a.Tensor}, nil
+}
+
+// unsigned tells what the libraries find wrong with data that no signature has
+// brought into shape.
+func (c *call) unsigned() error {
+	if c.data.named != nil {
+		return &badRun{"Cannot convert data type dict to a table"}
+	}
+	names := []string(nil)
+	if m, ok := c.server.model.Runner.(interface{ Features() []string }); ok {
+		names = m.Features()
+	}
+	if c.data.table == nil {
+		if c.server.flavor == "xgboost" && names != nil {
+			return &badRun{"training data did not have the following fields: " + strings.Join(names, ", ")}
+		}
+		return nil
+	}
+	for _, col := range c.data.table.columns {
+		empty := len(col.cells) > 0
+		for i := range col.cells {
+			empty = empty && col.cells[i].kind == null
+			if k := col.cells[i].kind; k == text || k == list || k == object {
+				return &badRun{"pandas dtypes must be int, float or bool. Fields with bad pandas dtypes: " + col.name + ": object"}
+			}
+		}
+		if empty && !c.data.csv {
+			return &badRun{"pandas dtypes must be int, float or bool. Fields with bad pandas dtypes: " + col.name + ": object"}
+		}
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package score
 import (
 	"bytes"
 	"encoding/csv"
-	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -22,7 +21,7 @@ type call struct {
 	text   []byte
 
 	data   data
-	params map[string]any
+	params cell // an object; null for none
 }
 
 // data is what was given: a table, one array, or named arrays.
@@ -43,6 +42,7 @@ type table struct {
 type column struct {
 	name  string
 	cells []cell
+	given int // in how many records it was
 }
 
 // cell is a value in a table.
@@ -73,6 +73,7 @@ type array struct {
 	tensor.Tensor
 	seen   [object + 1]bool // which kinds were among the elements
 	floats bool             // numbers with a point
+	words  []string         // elements that are no numbers, where the model takes numbers
 	ragged bool
 }
 
@@ -194,7 +195,7 @@ func (c *call) object(body []byte) error {
 	}
 	if i := at("params"); i >= 0 {
 		s.Jump(members[i].at)
-		if c.params, err = readParams(s); err != nil {
+		if c.params, err = readCell(s); err != nil {
 			return err
 		}
 	}
@@ -228,9 +229,18 @@ func (c *call) object(body []byte) error {
 			}
 		}
 		for _, name := range llmFields {
-			if at(name) >= 0 && len(forms) == 0 {
-				return &badRun{"the model takes tables and arrays, and the request has the field " + name + " of language models"}
+			if at(name) < 0 || len(forms) > 0 {
+				continue
 			}
+			if c.server.mlmodel != nil && len(c.server.inputs()) > 0 {
+				t := &table{named: true, rows: 1}
+				for _, m := range members {
+					t.columns = append(t.columns, column{name: m.name, cells: make([]cell, 1)})
+				}
+				c.data.table = t
+				return nil
+			}
+			return &badRun{"the model takes tables and arrays, and the request has the field " + name + " of language models"}
 		}
 		if len(forms) == 0 {
 			names = nil // what MLflow keeps of the body
@@ -249,6 +259,9 @@ func (c *call) object(body []byte) error {
 		if s.Peek() == '[' && nextIs(s, '{') {
 			if err := c.records(s, ""); err != nil {
 				return err
+			}
+			if !c.evenly() {
+				return invalid("Invalid input. The length of values for each input/column name are not the same")
 			}
 			return c.columnar()
 		}
@@ -291,24 +304,6 @@ func pythonList(names []string) string {
 		quoted[i] = "'" + n + "'"
 	}
 	return "[" + strings.Join(quoted, ", ") + "]"
-}
-
-func readParams(s *scan.Scanner) (map[string]any, error) {
-	if s.Word("null") {
-		return nil, nil
-	}
-	v, err := readCell(s)
-	if err != nil {
-		return nil, err
-	}
-	if v.kind != object {
-		return nil, &badParam{fmt.Sprintf("Parameters must be a dictionary. Got type '%s'.", v.python())}
-	}
-	out := map[string]any{}
-	for _, m := range v.list {
-		out[m.s] = m.list[0]
-	}
-	return out, nil
 }
 
 // inputData reads the value of input_data: a table in pandas' split form, one
@@ -432,6 +427,7 @@ func (c *call) records(s *scan.Scanner, wrong string) error {
 				t.columns = append(t.columns, column{name: m.s})
 			}
 			col := &t.columns[i]
+			col.given++
 			for len(col.cells) < row {
 				col.cells = append(col.cells, cell{})
 			}
@@ -450,6 +446,27 @@ func (c *call) records(s *scan.Scanner, wrong string) error {
 	}
 	c.data.table = t
 	return err
+}
+
+// evenly tells whether each row had all of the columns that the signature
+// wants, or any.
+func (c *call) evenly() bool {
+	var counts []int
+	for i := range c.data.table.columns {
+		col := &c.data.table.columns[i]
+		wanted := true
+		for _, in := range c.server.inputs() {
+			if in.Name == col.name {
+				wanted = in.Required == nil || *in.Required
+				break
+			}
+			wanted = in.Name == ""
+		}
+		if wanted {
+			counts = append(counts, col.given)
+		}
+	}
+	return len(counts) == 0 || slices.Min(counts) == slices.Max(counts)
 }
 
 // columnar turns records into named arrays, as MLflow does with instances, for
@@ -521,11 +538,17 @@ func (c *call) columns(s *scan.Scanner) error {
 
 func (c *call) shown() string { return clip(c.text) }
 
+// csvWrong is what MLflow says of a table that cannot be read.
+const csvWrong = "Failed to parse input as a Pandas DataFrame. Ensure that the input is a valid CSV-formatted Pandas DataFrame produced using the `pandas.DataFrame.to_csv()` method. Error: '%v'"
+
 // csv reads a table of comma-separated values.
 func (c *call) csv(body []byte) error {
 	r := csv.NewReader(bytes.NewReader(body))
 	r.TrimLeadingSpace = false
-	const wrong = "Failed to parse input as a Pandas DataFrame. Ensure that the input is a valid CSV-formatted Pandas DataFrame produced using the `pandas.DataFrame.to_csv()` method. Error: '%v'"
+	const wrong = csvWrong
+	if in := c.server.inputs(); len(in) > 0 && in[0].Tensor != nil {
+		return invalid(wrong, "TensorSpec only supports numpy types, use numpy_types() instead")
+	}
 	head, err := r.Read()
 	if err == io.EOF {
 		return invalid(wrong, "No columns to parse from file")

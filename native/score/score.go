@@ -5,7 +5,6 @@
 package score
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -145,12 +144,20 @@ func (e *badRun) Error() string    { return e.text }
 func invalid(format string, args ...any) error { return &badBody{fmt.Sprintf(format, args...)} }
 
 // mlflowError is the body of MLflow's errors.
-type mlflowError struct {
-	Code  string `json:"error_code"`
-	Text  string `json:"message"`
-	State string `json:"sqlstate"`
-	Class string `json:"error_class"`
-	Trace string `json:"stack_trace,omitempty"`
+type mlflowError struct{ code, text, state, class, trace string }
+
+func (e *mlflowError) append(b []byte) []byte {
+	b = append(b, '{')
+	for i, m := range [][2]string{{"error_code", e.code}, {"message", e.text}, {"sqlstate", e.state}, {"error_class", e.class}, {"stack_trace", e.trace}} {
+		if i == 4 && e.trace == "" {
+			break
+		}
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = tensor.AppendString(append(tensor.AppendString(b, m[0]), ": "...), m[1])
+	}
+	return append(b, '}')
 }
 
 // refuse writes why there is no answer.
@@ -190,7 +197,7 @@ func (c *call) refuse(err error, a *frame.Reply) {
 		return
 	}
 	a.Status = 400
-	reply := mlflowError{Code: "BAD_REQUEST", State: "KAM00", Class: "INVALID_PARAMETER_VALUE"}
+	reply := mlflowError{code: "BAD_REQUEST", state: "KAM00", class: "INVALID_PARAMETER_VALUE"}
 	switch {
 	case errors.As(err, &kind):
 		a.Status = 415
@@ -198,18 +205,18 @@ func (c *call) refuse(err error, a *frame.Reply) {
 		a.Body = append(a.Body, kind.text...)
 		return
 	case errors.As(err, &broken):
-		reply.Text = "Invalid input. Ensure that input is a valid JSON formatted string. Error: 'JSONDecodeError(\"" + broken.Reason + fmt.Sprintf(": char %d\")'\nInput: \n%s\n", broken.At, clip(c.text))
+		reply.text = "Invalid input. Ensure that input is a valid JSON formatted string. Error: 'JSONDecodeError(\"" + broken.Reason + fmt.Sprintf(": char %d\")'\nInput: \n%s\n", broken.At, clip(c.text))
 	case errors.As(err, &body):
-		reply.Text = body.text
+		reply.text = body.text
 	case errors.As(err, &schema):
-		reply.Code, reply.State, reply.Class = "INVALID_PARAMETER_VALUE", "KAM01", "SCHEMA_ENFORCEMENT_FAILED"
-		reply.Text = fmt.Sprintf("Failed to predict data '%s'. \nError: Failed to enforce schema of data '%s' with schema '%s'. Error: %s", schema.data, schema.data, c.server.schema(), schema.text)
+		reply.code, reply.state, reply.class = "INVALID_PARAMETER_VALUE", "KAM01", "SCHEMA_ENFORCEMENT_FAILED"
+		reply.text = fmt.Sprintf("Failed to predict data '%s'. \nError: Failed to enforce schema of data '%s' with schema '%s'. Error: %s", schema.data, schema.data, c.server.schema(), schema.text)
 	case errors.As(err, &param):
-		reply.Code = "INVALID_PARAMETER_VALUE"
-		reply.Text = fmt.Sprintf("Failed to predict data '%s'. \nError: %s", c.data.String(), param.text)
+		reply.code = "INVALID_PARAMETER_VALUE"
+		reply.text = fmt.Sprintf("Failed to predict data '%s'. \nError: %s", c.data.String(), param.text)
 	case errors.As(err, &run) || errors.As(err, &input):
-		reply.Text = "Encountered an unexpected error while evaluating the model. Verify that the serialized input Dataframe is compatible with the model for inference."
-		reply.Trace = err.Error()
+		reply.text = "Encountered an unexpected error while evaluating the model. Verify that the serialized input Dataframe is compatible with the model for inference."
+		reply.trace = err.Error()
 	case errors.Is(err, model.ErrDeadline):
 		a.Status, a.Headers, a.Body = 504, append(a.Headers, contentJSON...), append(a.Body, "Request processing time exceeded limit"...)
 		return
@@ -218,11 +225,7 @@ func (c *call) refuse(err error, a *frame.Reply) {
 		a.Status, a.Headers, a.Body = 500, append(a.Headers, "Content-Type: text/plain; charset=utf-8\r\n"...), append(a.Body, "Internal Server Error"...)
 		return
 	}
-	b, e := json.Marshal(reply)
-	if e != nil {
-		b = []byte("{}")
-	}
-	a.Headers, a.Body = append(a.Headers, contentJSON...), append(a.Body, b...)
+	a.Headers, a.Body = append(a.Headers, contentJSON...), reply.append(a.Body)
 }
 
 // clip bounds what errors repeat.
