@@ -36,20 +36,25 @@ func (s *Server) takesTensors() bool { return !s.takesColumns() && s.flavor == "
 func (s *Server) schema() string {
 	var out []string
 	for _, c := range s.inputs() {
-		text := c.Kind
-		if c.Tensor != nil {
-			text = fmt.Sprintf("Tensor('%s', %s)", c.Tensor.Type, tuple(c.Tensor.Shape))
-		}
-		if c.Name != "" {
-			need := "required"
-			if c.Required != nil && !*c.Required {
-				need = "optional"
-			}
-			text = fmt.Sprintf("'%s': %s (%s)", c.Name, text, need)
-		}
-		out = append(out, text)
+		out = append(out, spec(c))
 	}
 	return "[" + strings.Join(out, ", ") + "]"
+}
+
+// spec is one input of a signature as MLflow writes it.
+func spec(c catalog.Column) string {
+	text := c.Kind
+	if c.Tensor != nil {
+		text = fmt.Sprintf("Tensor('%s', %s)", c.Tensor.Type, tuple(c.Tensor.Shape))
+	}
+	if c.Name == "" {
+		return text
+	}
+	need := "required"
+	if c.Required != nil && !*c.Required {
+		need = "optional"
+	}
+	return fmt.Sprintf("'%s': %s (%s)", c.Name, text, need)
 }
 
 // tuple is a shape as Python writes it.
@@ -394,7 +399,7 @@ func (c *call) sound() error {
 			continue
 		}
 		if a.words != nil && len(a.Shape) == 0 {
-			return invalid("Invalid input. Failed to convert data `%s` to type `%s` defined in the model signature.", a.words[0], strings.Split(strings.Trim(c.server.schema(), "[]"), "), ")[0])
+			return invalid("Invalid input. Failed to convert data `%s` to type `%s` defined in the model signature.", a.words[0], spec(in[0]))
 		}
 		if a.words != nil {
 			return invalid("Invalid input. could not convert string to float: '%s'", a.words[0])
