@@ -227,11 +227,8 @@ func badToken() error {
 func (s *Resources) Commit(ctx context.Context, b resource.Batch) (int64, error) {
 	var seq int64
 	err := s.db.Write(ctx, func(tx *Tx) error {
-		tx.after(func(committed bool) {
-			if committed {
-				s.shelf.changed(b)
-			}
-		})
+		s.shelf.hold(b)
+		tx.after(func(bool) { s.shelf.release(b) })
 		if err := relied(tx, b.Relies); err != nil {
 			return err
 		}

@@ -1,8 +1,11 @@
 package sqldb
 
 import (
+	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -145,5 +148,52 @@ func TestEndedJobsCostNothing(t *testing.T) {
 	// To look at all of them takes some hundred times as long.
 	if most := 100 * time.Millisecond; open > most || listed > most {
 		t.Errorf("the open jobs in %s, a page in %s", open, listed)
+	}
+}
+
+// TestWhoSeesThatItWasDoneSeesWhatWasDone polls an operation, as clients do, and
+// reads the resource that the same commit has changed.
+func TestWhoSeesThatItWasDoneSeesWhatWasDone(t *testing.T) {
+	db := open(t)
+	s := NewResources(db)
+	ctx := t.Context()
+	id := storetest.ID(t, "/subscriptions/s/resourceGroups/g")
+	if _, err := s.Commit(ctx, resource.Batch{Puts: []resource.Write{{Expect: resource.Absent, Resource: resource.Resource{ID: id, Properties: json.RawMessage(`{}`)}}}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
+		op := resource.Operation{ID: resource.NewGUID(), Verb: "put", Resource: id, State: resource.OperationRunning, Started: time.Now()}
+		if _, err := s.Commit(ctx, resource.Batch{Operations: []resource.Operation{op}}); err != nil {
+			t.Fatal(err)
+		}
+		var readers sync.WaitGroup
+		for range 4 {
+			readers.Go(func() {
+				for {
+					r, err := s.Get(ctx, id) // and so it is at hand
+					seen, opErr := s.Operation(ctx, op.ID)
+					if err != nil || opErr != nil {
+						t.Error(err, opErr)
+						return
+					}
+					if !seen.Done() {
+						continue
+					}
+					if r, err = s.Get(ctx, id); err != nil || string(r.Status) != fmt.Sprintf(`{"n":%d}`, i) {
+						t.Errorf("it is done, and the status is still %s (%v)", r.Status, err)
+					}
+					return
+				}
+			})
+		}
+		op.State, op.Ended = resource.Succeeded, time.Now()
+		if _, err := s.Commit(ctx, resource.Batch{Operations: []resource.Operation{op},
+			Statuses: []resource.StatusWrite{{ID: id, Status: json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))}}}); err != nil {
+			t.Fatal(err)
+		}
+		readers.Wait()
+		if t.Failed() {
+			return
+		}
 	}
 }

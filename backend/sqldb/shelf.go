@@ -8,8 +8,9 @@ import (
 )
 
 // shelf keeps resources that were read lately at hand: almost every request
-// reads its workspace, and what lies between. It never holds what a commit that
-// was acknowledged has changed.
+// reads its workspace, and what lies between. It never gives what a commit has
+// changed that others can see, be it acknowledged or not: who reads in one table
+// that something was done finds it done in all.
 type shelf struct {
 	seed   maphash.Seed
 	shards [16]shard
@@ -24,12 +25,14 @@ type shard struct {
 	mu    sync.Mutex
 	turn  uint64 // counts what was taken away
 	items map[string]resource.Resource
+	held  map[string]int // being changed by so many commits
+	all   int            // commits that may change any
 }
 
 func newShelf() *shelf {
 	s := &shelf{seed: maphash.MakeSeed()}
 	for i := range s.shards {
-		s.shards[i].items = map[string]resource.Resource{}
+		s.shards[i].items, s.shards[i].held = map[string]resource.Resource{}, map[string]int{}
 	}
 	return s
 }
@@ -43,6 +46,9 @@ func (s *shelf) get(key string) (r resource.Resource, turn uint64, ok bool) {
 	h := s.shard(key)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.all > 0 || h.held[key] > 0 {
+		return r, h.turn, false
+	}
 	r, ok = h.items[key]
 	return r, h.turn, ok
 }
@@ -56,7 +62,7 @@ func (s *shelf) put(key string, r resource.Resource, turn uint64) {
 	h := s.shard(key)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.turn != turn {
+	if h.turn != turn || h.all > 0 || h.held[key] > 0 {
 		return
 	}
 	if len(h.items) >= shardKept {
@@ -68,39 +74,54 @@ func (s *shelf) put(key string, r resource.Resource, turn uint64) {
 	h.items[key] = r
 }
 
-// drop takes away what a commit has changed.
-func (s *shelf) drop(key string) {
-	h := s.shard(key)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.turn++
-	delete(h.items, key)
+// hold is called before a commit can be seen: what it changes is neither given
+// nor kept until release.
+func (s *shelf) hold(b resource.Batch) {
+	s.each(b, func(h *shard, key string) { h.held[key]++ }, func(h *shard) { h.all++ })
 }
 
-// dropAll takes everything away.
-func (s *shelf) dropAll() {
-	for i := range s.shards {
-		h := &s.shards[i]
-		h.mu.Lock()
+// release ends a hold, and takes away what was changed.
+func (s *shelf) release(b resource.Batch) {
+	s.each(b, func(h *shard, key string) {
+		if h.held[key]--; h.held[key] == 0 {
+			delete(h.held, key)
+		}
+		h.turn++
+		delete(h.items, key)
+	}, func(h *shard) {
+		h.all--
 		h.turn++
 		clear(h.items)
-		h.mu.Unlock()
-	}
+	})
 }
 
-// changed takes away what the batch has changed.
-func (s *shelf) changed(b resource.Batch) {
+// each calls one for every resource that the batch names, or all for every shard
+// if it removes what lies below one. The shard is locked.
+func (s *shelf) each(b resource.Batch, one func(h *shard, key string), all func(h *shard)) {
 	for _, r := range b.Removals {
 		if r.Deep {
-			s.dropAll()
+			for i := range s.shards {
+				h := &s.shards[i]
+				h.mu.Lock()
+				all(h)
+				h.mu.Unlock()
+			}
 			return
 		}
-		s.drop(r.ID.Key())
+	}
+	locked := func(key string) {
+		h := s.shard(key)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		one(h, key)
+	}
+	for _, r := range b.Removals {
+		locked(r.ID.Key())
 	}
 	for _, w := range b.Puts {
-		s.drop(w.Resource.ID.Key())
+		locked(w.Resource.ID.Key())
 	}
 	for _, w := range b.Statuses {
-		s.drop(w.ID.Key())
+		locked(w.ID.Key())
 	}
 }
