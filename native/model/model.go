@@ -4,7 +4,6 @@ package model
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -98,12 +97,23 @@ func (r *Repository) Add(m *Model) {
 	r.models[m.Name] = append(r.models[m.Name], m)
 }
 
+// UnknownError is a model, or a version of it, that is not there. Its text is
+// that of the protocol's servers.
+type UnknownError struct{ Name, Version string }
+
+func (e *UnknownError) Error() string {
+	if e.Version == "" {
+		return "Request for unknown model: '" + e.Name + "' is not found"
+	}
+	return "Request for unknown model: '" + e.Name + "' version " + e.Version + " is not found"
+}
+
 // Find returns the version of the model of that name; the highest for no
 // version.
 func (r *Repository) Find(name, version string) (*Model, error) {
 	versions := r.models[name]
 	if len(versions) == 0 {
-		return nil, fmt.Errorf("Request for unknown model: '%s' is not found", name) //nolint // the sentence of the protocol's servers
+		return nil, &UnknownError{name, ""}
 	}
 	if version == "" {
 		return versions[len(versions)-1], nil
@@ -113,7 +123,7 @@ func (r *Repository) Find(name, version string) (*Model, error) {
 			return m, nil
 		}
 	}
-	return nil, fmt.Errorf("Request for unknown model: '%s' version %s is not found", name, version) //nolint // as above
+	return nil, &UnknownError{name, version}
 }
 
 // Versions of the model of that name, from the lowest.

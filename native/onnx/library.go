@@ -186,6 +186,8 @@ func cstring(s string) *byte {
 
 // sink makes what is handed to the library escape to the heap: a goroutine's
 // stack moves, the heap does not.
+//
+//lint:ignore U1000 it is there to be written
 var sink unsafe.Pointer
 
 //go:noinline

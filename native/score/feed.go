@@ -611,10 +611,6 @@ func (c *call) convert(col *column, kind string) error {
 	return nil
 }
 
-// numpyTypes are ours by numpy's.
-var numpyTypes = map[string]tensor.Type{"float16": tensor.Float16, "float32": tensor.Float32, "float64": tensor.Float64, "int8": tensor.Int8, "int16": tensor.Int16,
-	"int32": tensor.Int32, "int64": tensor.Int64, "uint8": tensor.Uint8, "uint16": tensor.Uint16, "uint32": tensor.Uint32, "uint64": tensor.Uint64, "bool": tensor.Bool, "str": tensor.Bytes, "object": tensor.Bytes}
-
 func (c *call) enforceTensors(in []catalog.Column) error {
 	d := &c.data
 	if in[0].Name == "" {

@@ -61,15 +61,6 @@ func (s *Server) Serve(q *frame.Request, path string, a *frame.Reply) bool {
 
 const contentJSON = "Content-Type: application/json\r\n"
 
-// form is how a body was written.
-type form int
-
-const (
-	azure   form = iota // {"input_data": ...}, or what a plain model takes
-	mlflow              // {"dataframe_split": ...}, ...
-	unknown             // nothing that is known
-)
-
 // score answers one request to score.
 func (s *Server) score(q *frame.Request, path string, a *frame.Reply) {
 	begun := time.Now()
