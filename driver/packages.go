@@ -3,22 +3,23 @@ package driver
 import (
 	"os"
 	"path/filepath"
-	"regexp"
+
+	"lapis/pattern"
 )
 
 // offered are the packages that a script may import without naming them in its
 // environment: in Azure they are in the images for inference.
 var offered = []struct {
-	named  *regexp.Regexp // how a script names them
-	folder string         // below site-packages, where they are installed
-	lines  []string       // lines of a requirements file
+	named  *pattern.Pattern // how a script names them
+	folder string           // below site-packages, where they are installed
+	lines  []string         // lines of a requirements file
 }{
 	{
-		regexp.MustCompile(`\b(flask|werkzeug|azureml_inference_server_http|azureml\.contrib)\b`), "flask",
+		pattern.New(`\b(flask|werkzeug|azureml_inference_server_http|azureml\.contrib)\b`), "flask",
 		[]string{"flask==3.1.3; python_version >= '3.9'", "flask==3.0.3; python_version < '3.9'"},
 	},
-	{regexp.MustCompile(`\binference_schema\b`), "inference_schema", []string{"inference-schema==1.8"}},
-	{regexp.MustCompile(`\bazureml\.ai\b`), "azureml/ai/monitoring", []string{"azureml-ai-monitoring==1.0.0"}},
+	{pattern.New(`\binference_schema\b`), "inference_schema", []string{"inference-schema==1.8"}},
+	{pattern.New(`\bazureml\.ai\b`), "azureml/ai/monitoring", []string{"azureml-ai-monitoring==1.0.0"}},
 }
 
 // Lacking tells which packages the sources name that the environment in dir has
@@ -31,7 +32,7 @@ func Lacking(dir string, sources [][]byte) []string {
 			continue
 		}
 		for _, source := range sources {
-			if o.named.Match(source) {
+			if o.named.FindIndex(source) != nil {
 				lines = append(lines, o.lines...)
 				break
 			}
