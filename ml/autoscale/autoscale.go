@@ -138,7 +138,15 @@ func (a *Autoscaler) look(ctx context.Context) error {
 
 // settingStatus is what is kept with a setting.
 type settingStatus struct {
-	LastScaled string `json:"lastScaleActionTime,omitempty"`
+	LastScaled string   `json:"lastScaleActionTime,omitempty"`
+	Pending    *pending `json:"pending,omitempty"` // decided and not known to be done: a crash came between
+}
+
+// pending is a change that was decided on.
+type pending struct {
+	From   int    `json:"from"`
+	To     int    `json:"to"`
+	Reason string `json:"reason"`
 }
 
 // serving tells how many instances a deployment has; false if it is not a time
@@ -163,6 +171,10 @@ func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resour
 	if at := a.scaled[r.ID.Key()]; at.After(last) {
 		last = at
 	}
+	if p := kept.Pending; p != nil {
+		a.do(ctx, last, r, target, *p)
+		return
+	}
 	d := s.decide(now, current, last, func(t Trigger) reading { return a.read(now, t, target.ID) })
 	if d.waits != a.said[r.ID.Key()] {
 		if a.said[r.ID.Key()] = d.waits; d.waits != "" && a.Log.Enabled(ctx, slog.LevelDebug) {
@@ -172,16 +184,31 @@ func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resour
 	if d.count == current {
 		return
 	}
+	// The decision and its time are kept first: after a crash it is done, and not
+	// decided once more on what was measured before it.
+	p := pending{From: current, To: d.count, Reason: d.reason}
+	raw, _ := json.Marshal(settingStatus{LastScaled: now.Format(time.RFC3339Nano), Pending: &p})
+	if _, err := a.Resources.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: r.ID, Change: overlay(raw)}}}); err != nil {
+		if ctx.Err() == nil {
+			a.Log.Error("keep a scale action", "setting", r.ID.String(), "err", err)
+		}
+		return
+	}
+	a.scaled[r.ID.Key()] = now
+	a.do(ctx, now, r, target, p)
+}
+
+// do brings the deployment to what was decided, and tells the log.
+func (a *Autoscaler) do(ctx context.Context, at time.Time, r, target resource.Resource, p pending) {
+	// What was begun is brought to its end, also when the server is told to stop.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
 	action := Type + "/Scaleup/Action"
-	if d.count < current {
+	if p.To < p.From {
 		action = Type + "/Scaledown/Action"
 	}
-	entry := resource.Activity{At: now, Caller: "Lapis", Action: action, Resource: r.ID, Result: resource.Succeeded, Reason: d.reason}
-	a.scaled[r.ID.Key()] = now
-	if err := a.Scaler.Scale(ctx, target.ID, d.count, d.reason); err != nil {
-		if ctx.Err() != nil {
-			return
-		}
+	entry := resource.Activity{At: a.Now(), Caller: "Lapis", Action: action, Resource: r.ID, Result: resource.Succeeded, Reason: p.Reason}
+	if err := a.Scaler.Scale(ctx, target.ID, p.To, p.Reason); err != nil {
 		entry.Result = resource.Failed
 		if f := fault.Find(err); f != nil {
 			entry.Reason += ": " + f.Message
@@ -189,13 +216,16 @@ func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resour
 			a.Log.Error("scale", "deployment", target.ID.String(), "err", err)
 		}
 	}
-	a.Log.Info("autoscale", "deployment", target.ID.String(), "from", current, "to", d.count, "result", entry.Result, "because", entry.Reason)
-	raw, _ := json.Marshal(settingStatus{LastScaled: now.Format(time.RFC3339Nano)})
-	b := resource.Batch{Activities: []resource.Activity{entry}, Statuses: []resource.StatusWrite{{ID: r.ID, Change: overlay(raw)}}}
+	a.Log.Info("autoscale", "deployment", target.ID.String(), "from", p.From, "to", p.To, "result", entry.Result, "because", entry.Reason)
+	b := resource.Batch{Activities: []resource.Activity{entry}, Statuses: []resource.StatusWrite{{ID: r.ID, Change: func(stored json.RawMessage) (json.RawMessage, error) {
+		s, err := resource.ParseDocument(stored)
+		delete(s, "pending")
+		return s.Raw(), err
+	}}}}
 	if entry.Result == resource.Succeeded {
-		b.Statuses = append(b.Statuses, told(target.ID, now, current, d))
+		b.Statuses = append(b.Statuses, told(target.ID, at, p.From, decision{count: p.To, reason: p.Reason}))
 	}
-	if _, err := a.Resources.Commit(ctx, b); err != nil && ctx.Err() == nil {
+	if _, err := a.Resources.Commit(ctx, b); err != nil {
 		a.Log.Error("record a scale action", "setting", r.ID.String(), "err", err)
 	}
 }
