@@ -30,9 +30,6 @@ type cell struct {
 	Buckets map[int]int64 `json:"buckets,omitempty"` // of a histogram: bucket → how many
 }
 
-// add takes one value in.
-func (c *cell) add(v float64) { c.merge(cell{Min: v, Max: v, Sum: v, Count: 1}) }
-
 // merge takes in what another cell has seen.
 func (c *cell) merge(o cell) {
 	if o.Count == 0 {
