@@ -150,11 +150,6 @@ class Model:
         fields = members(headers, body)
         return fields is not None and "input_data" not in fields and any(f in fields for f in MLFLOW_FIELDS)
 
-    def sample(self):
-        """Return a request that the model must answer, as (method, target, headers, body), or None when it brings no example."""
-        body = self.samples.request
-        return None if body is None else ("POST", "/invocations", {"content-type": "application/json"}, body)
-
     def document(self, query):
         """Answer with the swagger document of Azure's protocol."""
         if self.documents is None:
@@ -515,7 +510,6 @@ class Samples:
         self.text = next((f for f in TEXT_FLAVORS if f in flavors), None)
         self.raw = "hftransformersv2" in flavors
         self.info = getattr(metadata, "saved_input_example_info", None) or {}
-        self.request = request_of(folder, self.info)
         signature = getattr(metadata, "signature", None)
         example = attempt("the model's input example", lambda: self.example(folder))
         if signature is not None and signature.inputs is not None and (example is None or self.text == "transformers"):
@@ -662,31 +656,6 @@ def defaults(declared):
         if value is not None:
             given[param.name] = value
     return given
-
-
-def request_of(folder, info):
-    """Return the body of the request that a model's example makes, or None.
-
-    Newer versions of MLflow keep it beside the example; for others it is made
-    of the example.
-    """
-    try:
-        path = info.get("serving_input_path")
-        if path:
-            with open(os.path.join(folder, path), "rb") as f:
-                return f.read()
-        path = info.get("artifact_path")
-        if not path:
-            return None
-        with open(os.path.join(folder, path), encoding="utf-8") as f:
-            value = json.load(f)
-        if info.get("type") == "dataframe":
-            return json.dumps({"dataframe_split": value}).encode()
-        if info.get("type") == "ndarray" and "inputs" in value:
-            return json.dumps({"inputs": value["inputs"]}).encode()
-    except (OSError, ValueError) as e:
-        quiet.warning("the model's input example could not be read: %s", e)
-    return None
 
 
 class Documents(lapis_swagger.Documents):
