@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"net"
+	"slices"
 	"time"
 
 	"lapis/frame"
@@ -18,10 +19,11 @@ type instance struct {
 	idle    []*conn
 	retired bool // out of the routes
 
-	down    bool // it cannot be reached: who probes it will say when it can
-	ejected bool // it fails, and gets nothing for a while
-	failing int  // failures in a row
-	ejects  int  // ejections in a row
+	down    bool   // it cannot be reached: who probes it will say when it can
+	ejected bool   // it fails, and gets nothing for a while
+	failing int    // failures in a row
+	recent  uint16 // how the last 16 requests ended, a bit set for each failure; the last in the lowest
+	ejects  int    // ejections in a row
 	served  int64
 	failed  int64
 }
@@ -75,6 +77,7 @@ func (i *instance) report(good bool) {
 	d := i.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	i.recent <<= 1
 	if good {
 		i.served++
 		i.failing, i.ejects = 0, 0
@@ -84,7 +87,8 @@ func (i *instance) report(good bool) {
 		return
 	}
 	i.failed++
-	if i.failing++; i.failing < ejectAfter || i.ejected || i.retired || len(d.instances) < 2 {
+	i.recent |= 1
+	if i.failing++; i.failing < ejectAfter || i.ejected || i.retired || !d.sound(i) {
 		return
 	}
 	i.ejected, i.failing = true, 0
@@ -98,6 +102,15 @@ func (i *instance) report(good bool) {
 		if i.ejected {
 			i.readmit()
 		}
+	})
+}
+
+// sound tells whether another instance than i has answered and not failed of late. Where all
+// of them fail now and then it is the requests, or the model, and an ejection
+// would only make the others busier. The caller holds mu.
+func (d *deployment) sound(i *instance) bool {
+	return slices.ContainsFunc(d.instances, func(o *instance) bool {
+		return o != i && !o.down && !o.ejected && o.recent == 0 && o.served >= 16
 	})
 }
 

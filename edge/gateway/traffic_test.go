@@ -243,6 +243,29 @@ func TestAnInstanceThatFailsIsLeftOutForAWhile(t *testing.T) {
 	until(t, "it is back", func() bool { return h.score("{}").body == "better" })
 }
 
+func TestRequestsThatFailEverywhereCostNoInstance(t *testing.T) {
+	h := open(t)
+	picky := func(q frame.Request, _ <-chan struct{}, _ write) *frame.Reply {
+		if string(q.Body) == "bad" {
+			return answer(500, "no")
+		}
+		return answer(200, "yes")
+	}
+	h.apply(endpointOf(deploymentOf("blue", 1, startProcess(t, picky), startProcess(t, picky), startProcess(t, picky))))
+	for n := range 400 {
+		body := "bad"
+		if n%10 == 0 {
+			body = "good"
+		}
+		h.score(body)
+	}
+	for _, e := range h.g.events.list {
+		if e.Kind == serving.EventEject {
+			t.Fatalf("callers whose requests fail took an instance from the others: %+v", e)
+		}
+	}
+}
+
 func TestIfMostFailNoneIsLeftOut(t *testing.T) {
 	h := open(t)
 	one, two := startProcess(t, says("x")), startProcess(t, says("x"))

@@ -36,6 +36,12 @@ func (d *Deployer) Route(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, awayFor)
 	defer cancel()
+	if d.version == 0 {
+		// The clock may have been set back since the gateway was told last.
+		if now, err := d.Gateway.State(ctx); err == nil {
+			d.version = now.Version
+		}
+	}
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		routes.Version = max(d.version+1, d.Now().UnixMicro())
 		if err = d.Gateway.Apply(ctx, routes); err == nil {
