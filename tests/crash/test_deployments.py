@@ -2,7 +2,6 @@
 middle of each step, and the gateway."""
 
 import collections
-import json
 import os
 import pathlib
 import random
@@ -31,7 +30,7 @@ code_configuration: {code: %s, scoring_script: score.py}
 environment: {image: library/python:latest}
 instance_type: Standard_DS2_v2
 instance_count: %d
-request_settings: {max_concurrent_requests_per_instance: 8}
+request_settings: {max_concurrent_requests_per_instance: 8, request_timeout_ms: 60000}
 """
 
 
