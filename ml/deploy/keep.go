@@ -427,8 +427,18 @@ func (d *Deployer) end(ctx context.Context, g *group) {
 	d.mu.Unlock()
 }
 
-// stop ends a group at once and removes what is left of it.
+// emptyWithin is what the instances of a group get to end before the group is
+// told to.
+const emptyWithin = 5 * time.Second
+
+// stop ends a group and removes what is left of it. Its instances go first, by
+// its own hand: a group that sees them die by a signal to all would replace them.
 func (d *Deployer) stop(ctx context.Context, g *group) error {
+	seen, err := d.Groups.Resize(ctx, g.dir, 0)
+	for until := time.Now().Add(emptyWithin); err == nil && len(seen.Instances) > 0 && time.Now().Before(until) && ctx.Err() == nil; {
+		time.Sleep(5 * time.Millisecond)
+		seen, err = d.Groups.Look(ctx, g.dir)
+	}
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		o, ok := d.observe(ctx, g.task)
 		if !ok {
