@@ -137,7 +137,7 @@ func (b *bench) takeForest(ctx context.Context, l *lapis) {
 		b.azure(ctx, load, "forest", n.workers, plainBody, func(t target) { b.loads(load, azure, t, n.clients) })
 		b.gunicorn(ctx, load, "/score", n.workers, func(t target) { b.loads(load, gunicorn, t, n.clients) })
 		load = fmt.Sprintf("%s, workers: %d", session, n.workers)
-		b.serve(ctx, l, load, fmt.Sprintf("forest-onnx-%d", n.workers), l.script(b.code("onnx"), b.forest, n.workers), "", plainBody, func(t target) { b.loads(load, ours, t, n.clients) })
+		b.serve(ctx, l, load, fmt.Sprintf("forest-onnx-%d", n.workers), l.script(b.code("onnx"), filepath.Join(b.forest, "forest.onnx"), n.workers), "", plainBody, func(t target) { b.loads(load, ours, t, n.clients) })
 		b.azure(ctx, load, "onnx", n.workers, plainBody, func(t target) { b.loads(load, azure, t, n.clients) })
 	}
 }

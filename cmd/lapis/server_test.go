@@ -69,13 +69,31 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// transcript is what a process has said so far.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *transcript) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *transcript) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
 // instance is a running server.
 type instance struct {
 	t     testing.TB
 	bin   string
 	dir   string
 	cmd   *exec.Cmd
-	out   *bytes.Buffer
+	out   *transcript
 	info  serverInfo
 	ready time.Duration
 	done  chan error
@@ -98,7 +116,7 @@ func start(t testing.TB, dir string, args ...string) *instance {
 
 func startBinary(t testing.TB, bin, dir string, args ...string) *instance {
 	t.Helper()
-	s := &instance{t: t, bin: bin, dir: dir, out: &bytes.Buffer{}, done: make(chan error, 1)}
+	s := &instance{t: t, bin: bin, dir: dir, out: &transcript{}, done: make(chan error, 1)}
 	s.cmd = exec.Command(s.bin, append([]string{"up", "--data", dir, "--listen", "localhost:0"}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	began := time.Now()
