@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -76,7 +77,7 @@ const scoringKey = "the-key"
 func routed(t *testing.T, f *folder, instances ...serving.Instance) *gateway.Client {
 	t.Helper()
 	sum := sha256.Sum256([]byte(scoringKey))
-	routes := serving.Routes{Version: 1 << 62, Endpoints: []serving.Endpoint{{
+	routes := serving.Routes{Version: math.MaxInt64, Endpoints: []serving.Endpoint{{
 		Name: "e", ID: "/e", Kind: "Managed", Auth: serving.AuthKey, Keys: []string{hex.EncodeToString(sum[:])}, Traffic: map[string]int{"d": 100},
 		Deployments: []serving.Deployment{{Name: "d", ID: "/e/d", Generation: "1", Runtime: serving.Python, Timeout: 20 * time.Second,
 			Concurrency: 8, Capacity: 1, Instances: instances}},
@@ -227,15 +228,15 @@ func TestTheGatewayOutlivesTheServerAndIsFoundAgain(t *testing.T) {
 	if _, err := scoreAt(client, listen); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("after all is down: %v", err)
 	}
+	routes, err := os.ReadFile(f.path("gateway", "routes.json"))
+	if err != nil || !strings.Contains(string(routes), `"e"`) {
+		t.Errorf("%s %v", routes, err)
+	}
 	// The next start has the same address, and a gateway with nothing to do ends
 	// with its server.
 	start(t, dir)
 	if now := f.lastScoring(); now != listen {
 		t.Errorf("it listens on %s, and did on %s", now, listen)
-	}
-	routes, err := os.ReadFile(f.path("gateway", "routes.json"))
-	if err != nil || !strings.Contains(string(routes), `"e"`) {
-		t.Errorf("%s %v", routes, err)
 	}
 }
 
