@@ -43,6 +43,22 @@ type Store interface {
 	Activities(ctx context.Context, scope ID, before time.Time, limit int) ([]Activity, error)
 }
 
+// All returns all that the query is for, however many pages it takes.
+func All(ctx context.Context, store Store, q Query) ([]Resource, error) {
+	var all []Resource
+	q.Limit = 1000
+	for {
+		page, err := store.List(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Resources...)
+		if q.After = page.Next; q.After == "" {
+			return all, nil
+		}
+	}
+}
+
 // Etag is the etag of what the commit of that sequence number has put.
 func Etag(seq int64) string { return strconv.FormatInt(seq, 36) }
 

@@ -210,8 +210,11 @@ func readPid(r io.ReaderAt) int {
 }
 
 // serverPid is the pid of the server that holds the folder, 0 if none does.
-func (f *folder) serverPid() (int, error) {
-	file, err := os.Open(f.path("lock"))
+func (f *folder) serverPid() (int, error) { return holder(f.path("lock")) }
+
+// holder is the pid of the process that holds a lock, 0 if none does.
+func holder(path string) (int, error) {
+	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

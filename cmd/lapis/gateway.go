@@ -306,21 +306,7 @@ func lockedIn(lock *os.File, dir fs.FileInfo) bool {
 }
 
 // gatewayPid is the pid of the gateway that runs on the folder, 0 if none does.
-func (f *folder) gatewayPid() (int, error) {
-	file, err := os.Open(f.path("gateway", gatewayLock))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return readPid(file), nil
-	}
-	return 0, err
-}
+func (f *folder) gatewayPid() (int, error) { return holder(f.path("gateway", gatewayLock)) }
 
 // keyPair is the certificate in the data folder, which the server sees to. It
 // is read again when its file has changed.

@@ -120,7 +120,7 @@ func (a *Autoscaler) look(ctx context.Context) error {
 		}
 	}
 	changed := a.Resources.Notify()
-	settings, err := all(ctx, a.Resources)
+	settings, err := resource.All(ctx, a.Resources, resource.Query{Type: Type})
 	if err != nil {
 		return err
 	}

@@ -181,7 +181,7 @@ func admit(ctx context.Context, store resource.Store, c *resource.Change) error 
 		}
 		return err
 	}
-	others, err := all(ctx, store)
+	others, err := resource.All(ctx, store, resource.Query{Type: Type})
 	if err != nil {
 		return err
 	}
@@ -193,22 +193,6 @@ func admit(ctx context.Context, store resource.Store, c *resource.Change) error 
 		}
 	}
 	return nil
-}
-
-// all are the settings there are.
-func all(ctx context.Context, store resource.Store) ([]resource.Resource, error) {
-	var found []resource.Resource
-	q := resource.Query{Type: Type, Limit: 1000}
-	for {
-		page, err := store.List(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, page.Resources...)
-		if q.After = page.Next; q.After == "" {
-			return found, nil
-		}
-	}
 }
 
 // check refuses a setting that cannot be gone by, and names the part.

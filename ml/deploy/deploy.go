@@ -376,7 +376,7 @@ func (d *Deployer) room(ctx context.Context, r resource.Resource, count int) err
 	if count > maxInstances {
 		return fault.Invalid("The deployment asks for %d instances; a deployment may have %d.", count, maxInstances).With("OutOfQuota").At("sku.capacity")
 	}
-	all, err := d.all(ctx, endpoint.DeploymentType)
+	all, err := resource.All(ctx, d.Resources, resource.Query{Type: endpoint.DeploymentType})
 	if err != nil {
 		return err
 	}

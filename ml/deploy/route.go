@@ -102,7 +102,7 @@ func (d *Deployer) routes(ctx context.Context) (serving.Routes, map[string]strin
 // deployments are all that are there to stay: neither they nor their endpoints
 // are on their way out.
 func (d *Deployer) deployments(ctx context.Context) ([]resource.Resource, error) {
-	endpoints, err := d.all(ctx, endpoint.EndpointType)
+	endpoints, err := resource.All(ctx, d.Resources, resource.Query{Type: endpoint.EndpointType})
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (d *Deployer) deployments(ctx context.Context) ([]resource.Resource, error)
 	for _, e := range endpoints {
 		stays[e.ID.Key()] = statusOf(e).State != resource.Deleting
 	}
-	all, err := d.all(ctx, endpoint.DeploymentType)
+	all, err := resource.All(ctx, d.Resources, resource.Query{Type: endpoint.DeploymentType})
 	if err != nil {
 		return nil, err
 	}
@@ -129,20 +129,6 @@ func (d *Deployer) deployments(ctx context.Context) ([]resource.Resource, error)
 		}
 	}
 	return all, nil
-}
-
-func (d *Deployer) all(ctx context.Context, kind string) ([]resource.Resource, error) {
-	var all []resource.Resource
-	for after := ""; ; {
-		page, err := d.Resources.List(ctx, resource.Query{Type: kind, Limit: 1000, After: after})
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, page.Resources...)
-		if after = page.Next; after == "" {
-			return all, nil
-		}
-	}
 }
 
 // route is one deployment for the gateway.

@@ -204,7 +204,7 @@ func text(p resource.Document, field, at string) error {
 // vacant refuses a name that another endpoint of the server has: it is a part of
 // the address that callers use.
 func (s *Service) vacant(ctx context.Context, id resource.ID) error {
-	taken, err := s.all(ctx, resource.Query{Type: EndpointType, Lookup: strings.ToLower(id.Name())})
+	taken, err := resource.All(ctx, s.Resources, resource.Query{Type: EndpointType, Lookup: strings.ToLower(id.Name())})
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (s *Service) vacant(ctx context.Context, id resource.ID) error {
 			id.Name(), r.ID.Parent().Name()).With("EndpointNameNotAvailable").At("name")
 	}
 	if s.Limits.Endpoints > 0 {
-		all, err := s.all(ctx, resource.Query{Type: EndpointType, Scope: id.Ancestor(resource.SubscriptionType)})
+		all, err := resource.All(ctx, s.Resources, resource.Query{Type: EndpointType, Scope: id.Ancestor(resource.SubscriptionType)})
 		if err != nil {
 			return err
 		}
@@ -448,7 +448,7 @@ func (s *Service) provisionEndpoint(ctx context.Context, r resource.Resource) (j
 
 // first refuses the later of two endpoints that were made at once under one name.
 func (s *Service) first(ctx context.Context, r resource.Resource) error {
-	same, err := s.all(ctx, resource.Query{Type: EndpointType, Lookup: strings.ToLower(r.ID.Name())})
+	same, err := resource.All(ctx, s.Resources, resource.Query{Type: EndpointType, Lookup: strings.ToLower(r.ID.Name())})
 	if err != nil {
 		return err
 	}

@@ -223,22 +223,7 @@ func showStatus(r *resource.Resource) error {
 
 // deployments are those of an endpoint.
 func (s *Service) deployments(ctx context.Context, id resource.ID) ([]resource.Resource, error) {
-	return s.all(ctx, resource.Query{Type: DeploymentType, Parent: id})
-}
-
-func (s *Service) all(ctx context.Context, q resource.Query) ([]resource.Resource, error) {
-	var found []resource.Resource
-	q.Limit = 1000
-	for {
-		page, err := s.Resources.List(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, page.Resources...)
-		if q.After = page.Next; q.After == "" {
-			return found, nil
-		}
-	}
+	return resource.All(ctx, s.Resources, resource.Query{Type: DeploymentType, Parent: id})
 }
 
 // list keeps those that a client's filters name: name, computeType, and tags
@@ -247,7 +232,7 @@ func (s *Service) list(ctx context.Context, q resource.Query, o resource.Options
 	if o["name"] == "" && o["computetype"] == "" && o["tags"] == "" && o["properties"] == "" {
 		return s.Resources.List(ctx, q)
 	}
-	found, err := s.all(ctx, resource.Query{Type: q.Type, Scope: q.Scope, Parent: q.Parent, Archived: q.Archived, Newest: q.Newest})
+	found, err := resource.All(ctx, s.Resources, resource.Query{Type: q.Type, Scope: q.Scope, Parent: q.Parent, Archived: q.Archived, Newest: q.Newest})
 	if err != nil {
 		return resource.Page{}, err
 	}
@@ -289,11 +274,11 @@ func labelled(have map[string]string, filter string) bool {
 // deployments are made of: of each its name and id alone. Those on their way
 // out, or in a workspace that was deleted, are left out.
 func (s *Service) Routes(ctx context.Context) ([]serving.Endpoint, error) {
-	endpoints, err := s.all(ctx, resource.Query{Type: EndpointType})
+	endpoints, err := resource.All(ctx, s.Resources, resource.Query{Type: EndpointType})
 	if err != nil {
 		return nil, err
 	}
-	deployments, err := s.all(ctx, resource.Query{Type: DeploymentType})
+	deployments, err := resource.All(ctx, s.Resources, resource.Query{Type: DeploymentType})
 	if err != nil {
 		return nil, err
 	}

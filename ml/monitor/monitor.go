@@ -189,27 +189,12 @@ func (m *Monitor) findNames(ctx context.Context) error {
 
 // Endpoints are all online endpoints.
 func Endpoints(ctx context.Context, store resource.Store) ([]resource.Resource, error) {
-	return all(ctx, store, endpoint.EndpointType)
+	return resource.All(ctx, store, resource.Query{Type: endpoint.EndpointType})
 }
 
 // Deployments are all online deployments.
 func Deployments(ctx context.Context, store resource.Store) ([]resource.Resource, error) {
-	return all(ctx, store, endpoint.DeploymentType)
-}
-
-func all(ctx context.Context, store resource.Store, kind string) ([]resource.Resource, error) {
-	var found []resource.Resource
-	q := resource.Query{Type: kind, Limit: 1000}
-	for {
-		page, err := store.List(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, page.Resources...)
-		if q.After = page.Next; q.After == "" {
-			return found, nil
-		}
-	}
+	return resource.All(ctx, store, resource.Query{Type: endpoint.DeploymentType})
 }
 
 // turn closes the minute that has passed.
