@@ -304,8 +304,12 @@ class Group(object):
         PLACE.pack_into(self.board, p.offset, 0, 0, 0)
         self.counts.pop(p.offset, None)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # A worker is told to end by TERM: one that comes before it can take it
+        # waits, and so does the group's own until the worker is known.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             pid = self.fork(p, ours, theirs) if self.forks else self.spawn(p, theirs)
+            p.pid = pid
         except OSError as e:
             ours.close()
             theirs.close()
@@ -315,8 +319,9 @@ class Group(object):
             p.start_at = time.monotonic() + min(LONGEST_PAUSE, 2.0 ** min(p.failures, 6))
             self.settle(p.instance)
             return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
-        p.pid = pid
         self.pids[pid] = p
         p.channel = ours
         self.watch(ours.fileno(), select.POLLIN, "channel", p)

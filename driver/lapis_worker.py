@@ -182,6 +182,8 @@ class Worker(object):
             self.accepting = False
             self.conn = conn
             try:
+                if self.ending:  # told so between the two lines before
+                    conn.shutdown(socket.SHUT_RD)
                 self.introduce(conn)
                 conn.sendall(hello)
                 self.converse(conn, app)
