@@ -14,4 +14,4 @@ def init():
 
 def run(data):
     rows = np.asarray(json.loads(data)["data"], dtype=np.float32)
-    return session.run(["output_label"], {"X": rows})[0].tolist()
+    return session.run(None, {session.get_inputs()[0].name: rows})[0].tolist()
