@@ -100,6 +100,14 @@ func logAccess(log *slog.Logger, r *http.Request, rec *recorder, caller *identit
 	)
 }
 
+// clip bounds what a client puts into the log.
+func clip(s string, most int) string {
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
+
 // recorder remembers what was replied.
 type recorder struct {
 	http.ResponseWriter

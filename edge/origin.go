@@ -106,7 +106,7 @@ func (o *Origins) Check(r *http.Request) error {
 	if !o.Known(r.Host) {
 		return fault.New(fault.Misdirected, "MisdirectedRequest",
 			"This server does not go by the name %q; it is %s. To give it that name, start it with `lapis up --url https://%s`.",
-			clip(r.Host, 100), strings.Join(o.named, ", "), clip(r.Host, 100))
+			fault.Clip(r.Host), strings.Join(o.named, ", "), fault.Clip(r.Host))
 	}
 	origin := r.Header.Get("Origin")
 	if origin == "" {
@@ -114,16 +114,9 @@ func (o *Origins) Check(r *http.Request) error {
 	}
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" || !o.Known(u.Host) {
-		return fault.Denied("Pages of %q may not call this server.", clip(origin, 100)).With("OriginNotAllowed")
+		return fault.Denied("Pages of %q may not call this server.", fault.Clip(origin)).With("OriginNotAllowed")
 	}
 	return nil
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "…"
-	}
-	return s
 }
 
 // Audience tells whether a token's audience is this server: one of its names

@@ -73,7 +73,7 @@ func (t *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.Blob.ServeHTTP(w, r)
 		return
 	}
-	WriteError(w, fault.NotFound("There is nothing at %q on this server.", clip(r.URL.Path, 200)))
+	WriteError(w, fault.NotFound("There is nothing at %q on this server.", fault.Clip(r.URL.Path)))
 }
 
 func signIn(rest string) bool {

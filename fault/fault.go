@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says whose turn it is to act, in the terms every protocol shares.
@@ -108,4 +109,14 @@ func Find(err error) *Error {
 func Is(err error, k Kind) bool {
 	f := Find(err)
 	return f != nil && f.Kind == k
+}
+
+// Clip shortens a text that came from outside, for a message that quotes it: at
+// most 200 bytes stay, whole characters, and a sign that there was more.
+func Clip(text string) string {
+	const most = 200
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }

@@ -37,7 +37,7 @@ func ParseDocument(raw json.RawMessage) (Document, error) {
 		return d, nil
 	}
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return nil, fault.Invalid("a JSON object is expected here, not %s", clip(string(raw)))
+		return nil, fault.Invalid("a JSON object is expected here, not %s", fault.Clip(string(raw)))
 	}
 	if d == nil {
 		return Document{}, nil

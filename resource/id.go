@@ -138,7 +138,7 @@ func ParseID(text string) (ID, error) {
 		return ID{}, err
 	}
 	if a.Tail != "" || a.Scope.Zero() {
-		return ID{}, fault.Invalid("%q is not a resource id: it ends in a type without a name", clip(text)).With("InvalidResourceId")
+		return ID{}, fault.Invalid("%q is not a resource id: it ends in a type without a name", fault.Clip(text)).With("InvalidResourceId")
 	}
 	return a.Scope, nil
 }
@@ -173,7 +173,7 @@ func ParseAddress(path string) (Address, error) {
 		if strings.IndexByte(p, '%') >= 0 {
 			decoded, err := url.PathUnescape(p)
 			if err != nil {
-				return Address{}, fault.Invalid("the resource id has a broken percent-encoding in %q", clip(p)).With("InvalidResourceId")
+				return Address{}, fault.Invalid("the resource id has a broken percent-encoding in %q", fault.Clip(p)).With("InvalidResourceId")
 			}
 			p = decoded
 		}
@@ -200,7 +200,7 @@ func ParseAddress(path string) (Address, error) {
 			// Clients write it both ways and read it this way alone.
 			parts[i], kind = "resourceGroups", GroupType
 		case i == 0:
-			return Address{}, fault.Invalid("%q is not a resource id: it starts with neither /subscriptions nor /providers", clip(path)).With("InvalidResourceId")
+			return Address{}, fault.Invalid("%q is not a resource id: it starts with neither /subscriptions nor /providers", fault.Clip(path)).With("InvalidResourceId")
 		default:
 			kind += "/" + word
 		}
@@ -245,23 +245,15 @@ func checkSegment(s string) error {
 	case s == "." || s == "..":
 		return fault.Invalid("the resource id has the part %q, which names nothing", s).With("InvalidResourceId")
 	case utf8.RuneCountInString(s) > maxSegment:
-		return fault.Invalid("the part %q of the resource id is longer than %d characters", clip(s), maxSegment).With("InvalidResourceName")
+		return fault.Invalid("the part %q of the resource id is longer than %d characters", fault.Clip(s), maxSegment).With("InvalidResourceName")
 	case !utf8.ValidString(s):
 		return fault.Invalid("the resource id is not valid UTF-8").With("InvalidResourceId")
 	}
 	for _, r := range s {
 		// '%' would be decoded a second time when the id is read again.
 		if r < 0x20 || r == 0x7f || r == '/' || r == '\\' || r == '?' || r == '#' || r == '%' {
-			return fault.Invalid("the part %q of the resource id has the character %q, which is not allowed", clip(s), r).With("InvalidResourceId")
+			return fault.Invalid("the part %q of the resource id has the character %q, which is not allowed", fault.Clip(s), r).With("InvalidResourceId")
 		}
 	}
 	return nil
-}
-
-// clip shortens a text for a message.
-func clip(s string) string {
-	if len(s) <= 80 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:77], "") + "..."
 }

@@ -164,7 +164,7 @@ func (r *Types) Find(name string) (*Type, error) {
 	if t, ok := r.byName[strings.ToLower(name)]; ok {
 		return t, t.Refused
 	}
-	return nil, fault.New(fault.Missing, "InvalidResourceType", "The resource type %q is not known here.", clip(name)).At(name)
+	return nil, fault.New(fault.Missing, "InvalidResourceType", "The resource type %q is not known here.", fault.Clip(name)).At(name)
 }
 
 // All are the types, by name.

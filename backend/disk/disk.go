@@ -236,7 +236,7 @@ func (s *Store) missing(ctx context.Context, c blob.Container, key string) error
 	case !ok:
 		return noContainer(c)
 	}
-	return fault.NotFound("The blob %q does not exist in container %q.", clip(key), c.Name).With("BlobNotFound").At("blob")
+	return fault.NotFound("The blob %q does not exist in container %q.", fault.Clip(key), c.Name).With("BlobNotFound").At("blob")
 }
 
 // makeDir makes a folder whose parent exists, for good. The caller keeps others
@@ -292,12 +292,4 @@ func token() string {
 	var b [8]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
-}
-
-// clip keeps names in messages short.
-func clip(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "…"
-	}
-	return s
 }

@@ -39,7 +39,7 @@ func (s *Store) Open(ctx context.Context, c blob.Container, key string, offset, 
 		whole := offset == 0 && length < 0
 		if offset < 0 || (offset >= h.Size && !whole) {
 			release()
-			return fault.New(fault.RangeUnsatisfiable, "InvalidRange", "The blob %q has %d bytes; byte %d is not among them.", clip(key), h.Size, offset)
+			return fault.New(fault.RangeUnsatisfiable, "InvalidRange", "The blob %q has %d bytes; byte %d is not among them.", fault.Clip(key), h.Size, offset)
 		}
 		n := length
 		if rest := h.Size - offset; n < 0 || n > rest {

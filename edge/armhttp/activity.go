@@ -43,13 +43,13 @@ func (l ActivityLog) events(r *http.Request, a resource.Address, v resource.View
 	for _, text := range splitAnd(r.URL.Query().Get("$filter")) {
 		m := eventTerm.FindStringSubmatch(text)
 		if m == nil {
-			return 0, nil, fault.Invalid("The $filter %q is not understood; it is of the form: eventTimestamp ge '2026-01-02T03:04:05Z' and resourceGroupName eq 'lapis'", clipped(text)).With("BadRequest").At("$filter")
+			return 0, nil, fault.Invalid("The $filter %q is not understood; it is of the form: eventTimestamp ge '2026-01-02T03:04:05Z' and resourceGroupName eq 'lapis'", fault.Clip(text)).With("BadRequest").At("$filter")
 		}
 		switch name := strings.ToLower(m[1]); name {
 		case "eventtimestamp":
 			at, err := moment(m[3])
 			if err != nil {
-				return 0, nil, fault.Invalid("eventTimestamp is compared with %q, which is no time", clipped(m[3])).With("BadRequest").At("$filter")
+				return 0, nil, fault.Invalid("eventTimestamp is compared with %q, which is no time", fault.Clip(m[3])).With("BadRequest").At("$filter")
 			}
 			if strings.HasPrefix(strings.ToLower(m[2]), "g") {
 				from = at
@@ -58,7 +58,7 @@ func (l ActivityLog) events(r *http.Request, a resource.Address, v resource.View
 			}
 		case "resourcegroupname":
 			if scope = subscription.Child("resourceGroups", m[3]); scope.Zero() {
-				return 0, nil, fault.Invalid("%q is no name of a resource group", clipped(m[3])).With("BadRequest").At("$filter")
+				return 0, nil, fault.Invalid("%q is no name of a resource group", fault.Clip(m[3])).With("BadRequest").At("$filter")
 			}
 		case "resourceuri", "resourceid":
 			id, err := resource.ParseID(m[3])
@@ -66,7 +66,7 @@ func (l ActivityLog) events(r *http.Request, a resource.Address, v resource.View
 				return 0, nil, err
 			}
 			if !id.Ancestor(resource.SubscriptionType).Same(subscription) {
-				return 0, nil, fault.Invalid("'%s' does not lie in the subscription '%s'", clipped(m[3]), subscription.Name()).With("BadRequest").At("$filter")
+				return 0, nil, fault.Invalid("'%s' does not lie in the subscription '%s'", fault.Clip(m[3]), subscription.Name()).With("BadRequest").At("$filter")
 			}
 			scope = id
 		case "correlationid":
@@ -77,7 +77,7 @@ func (l ActivityLog) events(r *http.Request, a resource.Address, v resource.View
 			status = m[3]
 		case "resourceprovider", "levels", "eventchannels":
 		default:
-			return 0, nil, fault.Invalid("The $filter names %q, which events cannot be found by", clipped(m[1])).With("BadRequest").At("$filter")
+			return 0, nil, fault.Invalid("The $filter names %q, which events cannot be found by", fault.Clip(m[1])).With("BadRequest").At("$filter")
 		}
 	}
 	entries, err := l.Manager.Store().Activities(r.Context(), scope, to, maxEvents)

@@ -178,7 +178,7 @@ func (m Metrics) query(r *http.Request, id resource.ID) (q monitor.Query, interv
 	}
 	if interval != "FULL" {
 		if q.Step, err = compute.ParseDuration(interval); err != nil || q.Step < time.Minute {
-			return q, "", nil, fault.Invalid("Detected invalid time grain input: %s, supported ones: %s,FULL", clipped(interval), strings.Join(steps, ",")).With("BadRequest").At("interval")
+			return q, "", nil, fault.Invalid("Detected invalid time grain input: %s, supported ones: %s,FULL", fault.Clip(interval), strings.Join(steps, ",")).With("BadRequest").At("interval")
 		}
 	}
 	for _, one := range strings.Split(strings.ToLower(params["aggregation"]), ",") {
@@ -188,7 +188,7 @@ func (m Metrics) query(r *http.Request, id resource.ID) (q monitor.Query, interv
 			asked = append(asked, one)
 		case "none":
 		default:
-			return q, "", nil, fault.Invalid("The aggregation %q is not known; the known ones are Average, Minimum, Maximum, Total, Count", clipped(one)).With("BadRequest").At("aggregation")
+			return q, "", nil, fault.Invalid("The aggregation %q is not known; the known ones are Average, Minimum, Maximum, Total, Count", fault.Clip(one)).With("BadRequest").At("aggregation")
 		}
 	}
 	if text := params["$filter"]; text != "" {
@@ -202,7 +202,7 @@ func (m Metrics) query(r *http.Request, id resource.ID) (q monitor.Query, interv
 	}
 	if top != "" {
 		if q.Top, err = strconv.Atoi(top); err != nil || q.Top < 1 || q.Top > 10_000 {
-			return q, "", nil, fault.Invalid("top is %q; it must be a whole number from 1", clipped(top)).With("BadRequest").At("top")
+			return q, "", nil, fault.Invalid("top is %q; it must be a whole number from 1", fault.Clip(top)).With("BadRequest").At("top")
 		}
 	}
 	return q, interval, asked, nil
@@ -210,7 +210,7 @@ func (m Metrics) query(r *http.Request, id resource.ID) (q monitor.Query, interv
 
 // timespan reads "FROM/TO", "DURATION/TO", "FROM/DURATION" or "DURATION", which ends now.
 func timespan(text string, now time.Time) (from, to time.Time, err error) {
-	bad := fault.Invalid("Invalid timespan %q: it is of the form 2026-01-02T03:04:05Z/2026-01-02T04:04:05Z, or PT1H for the last hour", clipped(text)).With("BadRequest").At("timespan")
+	bad := fault.Invalid("Invalid timespan %q: it is of the form 2026-01-02T03:04:05Z/2026-01-02T04:04:05Z, or PT1H for the last hour", fault.Clip(text)).With("BadRequest").At("timespan")
 	first, second, both := strings.Cut(text, "/")
 	if !both {
 		d, err := compute.ParseDuration(strings.ToUpper(first))
@@ -250,11 +250,4 @@ func moment(text string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, err
-}
-
-func clipped(s string) string {
-	if len(s) > 100 {
-		return strings.ToValidUTF8(s[:97], "") + "..."
-	}
-	return s
 }

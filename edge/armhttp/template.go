@@ -220,7 +220,7 @@ func ordered(all []planned) ([]planned, error) {
 func (t *template) parameter(name string) (any, error) {
 	d, ok := t.defined[name]
 	if !ok {
-		return nil, badTemplate("The template has no parameter '%s'.", clipText(name))
+		return nil, badTemplate("The template has no parameter '%s'.", fault.Clip(name))
 	}
 	raw, given := t.given.Object(name)["value"]
 	var v any
@@ -321,7 +321,7 @@ func (t *template) expression(text string, depth int) (any, error) {
 		return nil, err
 	}
 	if p.blanks(); p.at < len(p.text) {
-		return nil, p.wrong("%q is too much", clipText(p.text[p.at:]))
+		return nil, p.wrong("%q is too much", fault.Clip(p.text[p.at:]))
 	}
 	return v, nil
 }
@@ -335,7 +335,7 @@ type expression struct {
 }
 
 func (p *expression) wrong(format string, args ...any) error {
-	return badTemplate("The expression [%s] cannot be evaluated: "+format+".", append([]any{clipText(p.text)}, args...)...)
+	return badTemplate("The expression [%s] cannot be evaluated: "+format+".", append([]any{fault.Clip(p.text)}, args...)...)
 }
 
 func (p *expression) blanks() {
@@ -435,7 +435,7 @@ func (p *expression) primary() (any, error) {
 	}
 	name := p.word()
 	if name == "" || !p.is('(') {
-		return nil, p.wrong("a call of a function is expected at %q", clipText(p.text[p.at:]))
+		return nil, p.wrong("a call of a function is expected at %q", fault.Clip(p.text[p.at:]))
 	}
 	var args []any
 	for !p.is(')') {
@@ -481,7 +481,7 @@ func (p *expression) call(name string, args []any) (any, error) {
 	case f == "variables" && need(1):
 		raw, ok := p.t.variables[text(0)]
 		if !ok {
-			return nil, p.wrong("there is no variable '%s'", clipText(text(0)))
+			return nil, p.wrong("there is no variable '%s'", fault.Clip(text(0)))
 		}
 		return p.t.once("variables."+text(0), raw)
 	case f == "concat" && len(args) > 0:
@@ -631,13 +631,4 @@ func alike(a, b any) bool {
 	x, err1 := json.Marshal(a)
 	y, err2 := json.Marshal(b)
 	return err1 == nil && err2 == nil && bytes.Equal(x, y)
-}
-
-// clipText shortens what a client sent, for messages.
-func clipText(text string) string {
-	const most = 120
-	if len(text) > most {
-		return strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
 }

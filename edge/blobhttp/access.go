@@ -35,7 +35,7 @@ func (s *server) authorize(r *http.Request, query url.Values, account, container
 	if account == "" {
 		if account, err = s.cfg.Account(r.Context(), container); err != nil {
 			if fault.Is(err, fault.Missing) {
-				return access{}, fault.NotFound("The container %q does not exist.", clip(container)).With("ContainerNotFound").From(err)
+				return access{}, fault.NotFound("The container %q does not exist.", fault.Clip(container)).With("ContainerNotFound").From(err)
 			}
 			return access{}, err
 		}
@@ -54,7 +54,7 @@ func (s *server) bySignature(query url.Values, account, container string) (acces
 		return access{}, err
 	}
 	if g.Container != container || (account != "" && account != g.Account) {
-		return access{}, fault.Denied("The shared access signature is for another container than %q.", clip(container)).With("AuthenticationFailed")
+		return access{}, fault.Denied("The shared access signature is for another container than %q.", fault.Clip(container)).With("AuthenticationFailed")
 	}
 	return access{container: blob.Container{Account: g.Account, Name: g.Container}, grant: &g}, nil
 }
@@ -74,7 +74,7 @@ func (a access) may(key string, permissions ...string) error {
 		return a.allow(permissions[0] != read && permissions[0] != list)
 	}
 	if key != "" && !a.grant.Covers(key) {
-		return fault.Denied("The shared access signature is for other blobs than %q.", clip(key)).With("AuthenticationFailed")
+		return fault.Denied("The shared access signature is for other blobs than %q.", fault.Clip(key)).With("AuthenticationFailed")
 	}
 	for _, p := range permissions {
 		if a.grant.May(p[0]) {

@@ -206,12 +206,5 @@ func (s *server) operation(r *request) (operation, error) {
 	if comp == "" {
 		return nil, fault.New(fault.NotAllowed, "UnsupportedHttpVerb", "%s is not offered here.", r.Method)
 	}
-	return nil, fault.Invalid("The operation %s with comp=%q is not offered here; this server keeps block blobs only.", r.Method, clip(comp)).With("InvalidQueryParameterValue").At("comp")
-}
-
-func clip(s string) string {
-	if len(s) > 100 {
-		return strings.ToValidUTF8(s[:100], "") + "…"
-	}
-	return s
+	return nil, fault.Invalid("The operation %s with comp=%q is not offered here; this server keeps block blobs only.", r.Method, fault.Clip(comp)).With("InvalidQueryParameterValue").At("comp")
 }

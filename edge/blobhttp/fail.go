@@ -30,10 +30,10 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		if errors.Is(err, context.Canceled) {
 			s.cfg.Log.Debug("blob request given up by the client", "request", id)
 		} else {
-			s.cfg.Log.Error("blob request", "request", id, "method", r.Method, "path", clip(r.URL.Path), "err", err)
+			s.cfg.Log.Error("blob request", "request", id, "method", r.Method, "path", fault.Clip(r.URL.Path), "err", err)
 		}
 	} else if f.Cause != nil {
-		s.cfg.Log.Warn("blob request", "request", id, "method", r.Method, "path", clip(r.URL.Path), "err", f, "cause", f.Cause)
+		s.cfg.Log.Warn("blob request", "request", id, "method", r.Method, "path", fault.Clip(r.URL.Path), "err", f, "cause", f.Cause)
 	}
 	code := f.Code
 	if c, ok := codes[code]; ok {

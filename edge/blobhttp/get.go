@@ -66,7 +66,7 @@ func (s *server) get(w http.ResponseWriter, r *request) error {
 	}
 	if ranged && length == 0 {
 		h.Set("Content-Range", "bytes */0")
-		return fault.New(fault.RangeUnsatisfiable, "InvalidRange", "The blob %q is empty, so no range lies in it.", clip(r.key))
+		return fault.New(fault.RangeUnsatisfiable, "InvalidRange", "The blob %q is empty, so no range lies in it.", fault.Clip(r.key))
 	}
 	if ranged {
 		status = http.StatusPartialContent
@@ -162,7 +162,7 @@ func precondition(w http.ResponseWriter, r *request, info blob.Info) (done bool,
 		}
 	}
 	if unchanged != "" && match == "" && !notSince(unchanged, info) {
-		return false, fault.Stale("The blob %q has changed since %s.", clip(r.key), unchanged).With("ConditionNotMet")
+		return false, fault.Stale("The blob %q has changed since %s.", fault.Clip(r.key), unchanged).With("ConditionNotMet")
 	}
 	if (blob.Condition{IfNoneMatch: none}).Unchanged(info.ETag) || (none == "" && notSince(since, info)) {
 		stamp(w, info)

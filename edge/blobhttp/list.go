@@ -82,21 +82,21 @@ func (s *server) list(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	if g := r.access.grant; g != nil && g.Prefix != "" && !strings.HasPrefix(prefix, g.Prefix) {
-		return fault.Denied("The shared access signature is for %q; list with that prefix.", clip(g.Prefix)).With("AuthenticationFailed")
+		return fault.Denied("The shared access signature is for %q; list with that prefix.", fault.Clip(g.Prefix)).With("AuthenticationFailed")
 	}
 	q := blob.Query{Prefix: prefix, Delimiter: r.query.Get("delimiter"), Limit: maxResults}
 	shown := 0
 	if text := r.query.Get("maxresults"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return fault.Invalid("maxresults is %q; it is a number from 1 to %d.", clip(text), maxResults).With("OutOfRangeQueryParameterValue").At("maxresults")
+			return fault.Invalid("maxresults is %q; it is a number from 1 to %d.", fault.Clip(text), maxResults).With("OutOfRangeQueryParameterValue").At("maxresults")
 		}
 		q.Limit, shown = min(n, maxResults), n
 	}
 	marker := r.query.Get("marker")
 	after, err := base64.RawURLEncoding.DecodeString(marker)
 	if err != nil {
-		return fault.Invalid("The marker %q is not one that a listing gave.", clip(marker)).With("InvalidQueryParameterValue").At("marker")
+		return fault.Invalid("The marker %q is not one that a listing gave.", fault.Clip(marker)).With("InvalidQueryParameterValue").At("marker")
 	}
 	q.After = string(after)
 	page, err := s.store.List(r.Context(), r.container, q)
@@ -185,7 +185,7 @@ func (s *server) getBlockList(w http.ResponseWriter, r *request) error {
 		which = "committed"
 	}
 	if which != "committed" && which != "uncommitted" && which != "all" {
-		return fault.Invalid("blocklisttype is %q; it is committed, uncommitted or all.", clip(which)).With("InvalidQueryParameterValue").At("blocklisttype")
+		return fault.Invalid("blocklisttype is %q; it is committed, uncommitted or all.", fault.Clip(which)).With("InvalidQueryParameterValue").At("blocklisttype")
 	}
 	committed, staged, err := s.store.Blocks(r.Context(), r.container, r.key)
 	if err != nil {

@@ -36,7 +36,7 @@ func (s *server) put(w http.ResponseWriter, r *request) error {
 	case "":
 		return fault.Invalid("The header x-ms-blob-type is missing; it is BlockBlob.").With("MissingRequiredHeader").At("x-ms-blob-type")
 	default:
-		return fault.Invalid("Blobs of type %q are not kept here, only block blobs: use x-ms-blob-type: BlockBlob.", clip(kind)).With("InvalidHeaderValue").At("x-ms-blob-type")
+		return fault.Invalid("Blobs of type %q are not kept here, only block blobs: use x-ms-blob-type: BlockBlob.", fault.Clip(kind)).With("InvalidHeaderValue").At("x-ms-blob-type")
 	}
 	body, err := limit(r, MaxPut)
 	if err != nil {
@@ -98,7 +98,7 @@ func (s *server) putBlock(w http.ResponseWriter, r *request) error {
 // blockID checks that a block's id is what Azure takes, base64 of 1 to 64 bytes.
 func blockID(id string) (string, error) {
 	if b, err := base64.StdEncoding.DecodeString(id); err != nil || len(b) == 0 || len(b) > 64 {
-		return "", fault.Invalid("The blockid %q is not the base64 of 1 to 64 bytes.", clip(id)).With("InvalidQueryParameterValue").At("blockid")
+		return "", fault.Invalid("The blockid %q is not the base64 of 1 to 64 bytes.", fault.Clip(id)).With("InvalidQueryParameterValue").At("blockid")
 	}
 	return id, nil
 }
@@ -163,7 +163,7 @@ func parseBlockList(text []byte) ([]blob.BlockRef, error) {
 	for _, b := range doc.Blocks {
 		source, ok := from[b.XMLName.Local]
 		if !ok {
-			return nil, fault.Invalid("A block list holds Latest, Committed and Uncommitted, not %q.", clip(b.XMLName.Local)).With("InvalidXmlDocument")
+			return nil, fault.Invalid("A block list holds Latest, Committed and Uncommitted, not %q.", fault.Clip(b.XMLName.Local)).With("InvalidXmlDocument")
 		}
 		refs = append(refs, blob.BlockRef{ID: strings.TrimSpace(b.ID), From: source})
 	}
@@ -273,7 +273,7 @@ func metadata(r *request) (map[string]string, error) {
 		}
 		key = strings.ToLower(key)
 		if !identifier(key) {
-			return nil, fault.Invalid("The metadata name %q is not made of letters, digits and underscores, a digit not first.", clip(key)).With("InvalidMetadata").At(name)
+			return nil, fault.Invalid("The metadata name %q is not made of letters, digits and underscores, a digit not first.", fault.Clip(key)).With("InvalidMetadata").At(name)
 		}
 		meta[key] = strings.Join(values, ",")
 		if size += len(key) + len(meta[key]); size > maxMetadata {
@@ -310,7 +310,7 @@ func (s *server) condition(r *request) (blob.Condition, error) {
 		return cond, err
 	}
 	if notSince(since, info) || (unchanged != "" && !notSince(unchanged, info)) {
-		return cond, fault.Stale("The blob %q was last changed at %s, which the request's condition forbids.", clip(r.key), info.Modified.Format(http.TimeFormat)).With("ConditionNotMet")
+		return cond, fault.Stale("The blob %q was last changed at %s, which the request's condition forbids.", fault.Clip(r.key), info.Modified.Format(http.TimeFormat)).With("ConditionNotMet")
 	}
 	if cond.IfMatch == "" {
 		cond.IfMatch = info.ETag

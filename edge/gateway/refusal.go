@@ -3,6 +3,8 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+
+	"lapis/fault"
 )
 
 // refusal is why the gateway answers itself. Endpoints of Kubernetes have a
@@ -57,14 +59,14 @@ var (
 func unknownEndpoint(name string) *refusal {
 	message := "The request names no endpoint. Send it to /endpoints/NAME/score, or to a host name that begins with the endpoint's name."
 	if name != "" {
-		message = fmt.Sprintf("There is no online endpoint %q.", clip(name))
+		message = fmt.Sprintf("There is no online endpoint %q.", fault.Clip(name))
 	}
 	return &refusal{status: 404, k8s: 404, code: "EndpointNotFound", reason: "endpoint_not_found", message: message, grpc: 5}
 }
 
 func unknownDeployment(endpoint, name string) *refusal {
 	return &refusal{status: 404, k8s: 404, code: "DeploymentNotFound", reason: "deployment_not_found", grpc: 5,
-		message: fmt.Sprintf("The endpoint %q has no deployment %q, which the header azureml-model-deployment names.", endpoint, clip(name))}
+		message: fmt.Sprintf("The endpoint %q has no deployment %q, which the header azureml-model-deployment names.", endpoint, fault.Clip(name))}
 }
 
 func noTraffic(endpoint string) *refusal {
@@ -78,12 +80,4 @@ func bodyTooLarge(size, limit int64) *refusal {
 		message = fmt.Sprintf("The request's body of %d bytes is larger than the limit of %d bytes.", size, limit)
 	}
 	return &refusal{status: http.StatusRequestEntityTooLarge, k8s: http.StatusRequestEntityTooLarge, code: "RequestBodyTooLarge", reason: "body_too_large", message: message, grpc: 8}
-}
-
-func clip(s string) string {
-	const most = 100
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
 }

@@ -65,7 +65,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(lower, tokenPath):
 		only(s.token(path[:len(path)-len(tokenPath)], false), http.MethodPost)(w, r)
 	default:
-		edge.WriteError(w, fault.NotFound("There is no sign-in at %q. `lapis connect` prints the addresses that a client needs.", clip(r.URL.Path)))
+		edge.WriteError(w, fault.NotFound("There is no sign-in at %q. `lapis connect` prints the addresses that a client needs.", fault.Clip(r.URL.Path)))
 	}
 }
 
@@ -73,18 +73,11 @@ func only(h http.HandlerFunc, method string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
 			w.Header().Set("Allow", method)
-			edge.WriteError(w, fault.New(fault.NotAllowed, "MethodNotAllowed", "%s is asked for with %s, not %s.", clip(r.URL.Path), method, clip(r.Method)))
+			edge.WriteError(w, fault.New(fault.NotAllowed, "MethodNotAllowed", "%s is asked for with %s, not %s.", fault.Clip(r.URL.Path), method, fault.Clip(r.Method)))
 			return
 		}
 		h(w, r)
 	}
-}
-
-func clip(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "…"
-	}
-	return s
 }
 
 func (s *Server) keys(w http.ResponseWriter, _ *http.Request) {
@@ -103,5 +96,5 @@ func (s *Server) tenant(prefix string) error {
 	case "", "adfs", "common", "organizations", strings.ToLower(s.issuer.Tenant()):
 		return nil
 	}
-	return fault.Invalid("AADSTS90002: Tenant '%s' not found. The tenant of this server is '%s'; `lapis connect` sets AZURE_TENANT_ID.", clip(name), s.issuer.Tenant()).With("invalid_request")
+	return fault.Invalid("AADSTS90002: Tenant '%s' not found. The tenant of this server is '%s'; `lapis connect` sets AZURE_TENANT_ID.", fault.Clip(name), s.issuer.Tenant()).With("invalid_request")
 }

@@ -91,12 +91,12 @@ func (s *Server) authenticate(r *http.Request, form url.Values) (identity.Princi
 	case "":
 		return none, missing("grant_type")
 	default:
-		return none, oauth("unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type '%s'. This server knows 'client_credentials'.", clip(grant))
+		return none, oauth("unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type '%s'. This server knows 'client_credentials'.", fault.Clip(grant))
 	}
 
 	if kind := form.Get("client_assertion_type"); kind != "" {
 		if kind != jwtBearer {
-			return none, oauth("invalid_request", "AADSTS50027: The client_assertion_type '%s' is not known; use '%s'.", clip(kind), jwtBearer)
+			return none, oauth("invalid_request", "AADSTS50027: The client_assertion_type '%s' is not known; use '%s'.", fault.Clip(kind), jwtBearer)
 		}
 		p, err := s.issuer.Verify(form.Get("client_assertion"), func(aud string) bool { return aud == exchangeAudience || s.origins.Audience(aud) })
 		if f := fault.Find(err); f != nil && f.Kind == fault.Unauthenticated {
@@ -120,9 +120,9 @@ func (s *Server) authenticate(r *http.Request, form url.Values) (identity.Princi
 	p, err := s.clients.Client(r.Context(), id, secret)
 	switch {
 	case fault.Is(err, fault.Missing):
-		return none, oauth("unauthorized_client", "AADSTS700016: Application with identifier '%s' was not found in the directory '%s'. `lapis connect` sets AZURE_CLIENT_ID.", clip(id), s.issuer.Tenant()).From(err)
+		return none, oauth("unauthorized_client", "AADSTS700016: Application with identifier '%s' was not found in the directory '%s'. `lapis connect` sets AZURE_CLIENT_ID.", fault.Clip(id), s.issuer.Tenant()).From(err)
 	case fault.Is(err, fault.Unauthenticated):
-		return none, oauth("invalid_client", "AADSTS7000215: Invalid client secret provided for app '%s'. `lapis connect` sets AZURE_CLIENT_SECRET.", clip(id)).From(err)
+		return none, oauth("invalid_client", "AADSTS7000215: Invalid client secret provided for app '%s'. `lapis connect` sets AZURE_CLIENT_SECRET.", fault.Clip(id)).From(err)
 	}
 	return p, err
 }
@@ -137,7 +137,7 @@ func (s *Server) audience(form url.Values, v2 bool) (string, error) {
 		}
 		var ok bool
 		if aud, ok = strings.CutSuffix(scope, "/.default"); !ok {
-			return "", oauth("invalid_scope", "AADSTS1002012: The provided value for scope '%s' is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier.", clip(scope))
+			return "", oauth("invalid_scope", "AADSTS1002012: The provided value for scope '%s' is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier.", fault.Clip(scope))
 		}
 	} else if aud = form.Get("resource"); aud == "" {
 		return "", missing("resource")
@@ -152,7 +152,7 @@ func (s *Server) checkAudience(aud string) error {
 	if s.origins.Audience(aud) {
 		return nil
 	}
-	return oauth("invalid_resource", "AADSTS500011: The resource principal named '%s' was not found in the tenant '%s'. This server is '%s'.", clip(aud), s.issuer.Tenant(), s.origins.Default())
+	return oauth("invalid_resource", "AADSTS500011: The resource principal named '%s' was not found in the tenant '%s'. This server is '%s'.", fault.Clip(aud), s.issuer.Tenant(), s.origins.Default())
 }
 
 func missing(parameter string) error {

@@ -31,7 +31,7 @@ func Refer(ctx context.Context, store resource.Store, workspace resource.ID, seg
 	if m := byID.FindStringSubmatch(id); m != nil {
 		parsed, err := resource.ParseID(m[1])
 		if err != nil {
-			return resource.Resource{}, wrong("is %q, which is no id: %v", clip(id), err)
+			return resource.Resource{}, wrong("is %q, which is no id: %v", fault.Clip(id), err)
 		}
 		home, kind, name, how, version = parsed, m[2], m[3], m[4], m[5]
 	} else if m := inRegistry.FindStringSubmatch(id); m != nil {
@@ -54,10 +54,10 @@ func Refer(ctx context.Context, store resource.Store, workspace resource.ID, seg
 			how, version = "labels", m[3]
 		}
 	} else {
-		return resource.Resource{}, wrong("is %q, which names no version of %s: use azureml:NAME:VERSION, azureml:NAME@LABEL or an id", clip(id), segment)
+		return resource.Resource{}, wrong("is %q, which names no version of %s: use azureml:NAME:VERSION, azureml:NAME@LABEL or an id", fault.Clip(id), segment)
 	}
 	if !strings.EqualFold(kind, segment) {
-		return resource.Resource{}, wrong("is %q, which lies among the %s; a version of %s is needed", clip(id), kind, segment)
+		return resource.Resource{}, wrong("is %q, which lies among the %s; a version of %s is needed", fault.Clip(id), kind, segment)
 	}
 	if home.Is(ml.Workspaces) && !home.Same(workspace) {
 		return resource.Resource{}, wrong("lies in workspace '%s', not in '%s': share it through a registry", home.Name(), workspace.Name())
@@ -66,13 +66,4 @@ func Refer(ctx context.Context, store resource.Store, workspace resource.ID, seg
 		version = "@" + version
 	}
 	return Find(ctx, store, home, segment, strings.TrimPrefix(name, "azureml:"), version) // the SDK leaves the prefix in when it has looked up a label
-}
-
-// clip shortens what a client sent, for messages.
-func clip(text string) string {
-	const most = 120
-	if len(text) > most {
-		return strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
 }

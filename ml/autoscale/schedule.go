@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	_ "time/tzdata" // machines without a database of time zones have autoscale settings too
+
+	"lapis/fault"
 )
 
 // location finds a time zone by its IANA name or by the name that Windows has
@@ -19,7 +21,7 @@ func location(name string) (*time.Location, error) {
 	}
 	l, err := time.LoadLocation(name)
 	if err != nil || name == "Local" {
-		return nil, fmt.Errorf("the time zone %q is not known; a known one is \"Pacific Standard Time\" or \"America/Los_Angeles\"", clip(name))
+		return nil, fmt.Errorf("the time zone %q is not known; a known one is \"Pacific Standard Time\" or \"America/Los_Angeles\"", fault.Clip(name))
 	}
 	return l, nil
 }
@@ -44,7 +46,7 @@ func wall(text string, zone *time.Location) (time.Time, error) {
 			return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, zone), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is no time such as 2026-01-02T03:04:05", clip(text))
+	return time.Time{}, fmt.Errorf("%q is no time such as 2026-01-02T03:04:05", fault.Clip(text))
 }
 
 var weekdays = []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"}
@@ -57,7 +59,7 @@ func weekday(name string) (time.Weekday, bool) {
 
 func (r Recurrence) check() error {
 	if !known(r.Frequency, "Week", "Day") {
-		return fmt.Errorf("the frequency %q is not offered; it is Week", clip(r.Frequency))
+		return fmt.Errorf("the frequency %q is not offered; it is Week", fault.Clip(r.Frequency))
 	}
 	if _, err := location(r.Schedule.Zone); err != nil {
 		return err
@@ -67,7 +69,7 @@ func (r Recurrence) check() error {
 	}
 	for _, d := range r.Schedule.Days {
 		if _, ok := weekday(d); !ok {
-			return fmt.Errorf("%q is no day of the week", clip(d))
+			return fmt.Errorf("%q is no day of the week", fault.Clip(d))
 		}
 	}
 	for _, h := range r.Schedule.Hours {

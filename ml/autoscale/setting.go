@@ -107,7 +107,7 @@ func (w *whole) UnmarshalJSON(raw []byte) error {
 	text := strings.Trim(string(raw), `"`)
 	n, err := strconv.Atoi(strings.TrimSpace(text))
 	if err != nil {
-		return fmt.Errorf("%s is no whole number", clip(string(raw)))
+		return fmt.Errorf("%s is no whole number", fault.Clip(string(raw)))
 	}
 	*w = whole(n)
 	return nil
@@ -210,7 +210,7 @@ func (s Setting) check() error {
 			return invalid("A profile has no name.").At(at + ".name")
 		}
 		if names[strings.ToLower(p.Name)] {
-			return invalid("There are two profiles %q.", clip(p.Name)).At(at + ".name")
+			return invalid("There are two profiles %q.", fault.Clip(p.Name)).At(at + ".name")
 		}
 		names[strings.ToLower(p.Name)] = true
 		if err := p.check(at); err != nil {
@@ -224,26 +224,26 @@ func (p Profile) check(at string) error {
 	c := p.Capacity
 	switch {
 	case c.Minimum < 0 || c.Maximum > maxInstances:
-		return invalid("The capacity of the profile %q is %d to %d; it must lie between 0 and %d.", clip(p.Name), c.Minimum, c.Maximum, maxInstances).At(at + ".capacity")
+		return invalid("The capacity of the profile %q is %d to %d; it must lie between 0 and %d.", fault.Clip(p.Name), c.Minimum, c.Maximum, maxInstances).At(at + ".capacity")
 	case c.Maximum < 1 || c.Minimum > c.Maximum || c.Default < c.Minimum || c.Default > c.Maximum:
-		return invalid("The capacity of the profile %q must be minimum <= default <= maximum, and the maximum at least 1; it is %d, %d, %d.", clip(p.Name), c.Minimum, c.Default, c.Maximum).At(at + ".capacity")
+		return invalid("The capacity of the profile %q must be minimum <= default <= maximum, and the maximum at least 1; it is %d, %d, %d.", fault.Clip(p.Name), c.Minimum, c.Default, c.Maximum).At(at + ".capacity")
 	case len(p.Rules) > maxRules:
-		return invalid("The profile %q has %d rules; at most %d are allowed.", clip(p.Name), len(p.Rules), maxRules).At(at + ".rules")
+		return invalid("The profile %q has %d rules; at most %d are allowed.", fault.Clip(p.Name), len(p.Rules), maxRules).At(at + ".rules")
 	case p.FixedDate != nil && p.Recurrence != nil:
-		return invalid("The profile %q has both a fixed date and a recurrence.", clip(p.Name)).At(at)
+		return invalid("The profile %q has both a fixed date and a recurrence.", fault.Clip(p.Name)).At(at)
 	}
 	if f := p.FixedDate; f != nil {
 		start, end, err := f.times()
 		if err != nil {
-			return invalid("The fixed date of the profile %q: %v", clip(p.Name), err).At(at + ".fixedDate")
+			return invalid("The fixed date of the profile %q: %v", fault.Clip(p.Name), err).At(at + ".fixedDate")
 		}
 		if !start.Before(end) {
-			return invalid("The fixed date of the profile %q ends before it begins.", clip(p.Name)).At(at + ".fixedDate")
+			return invalid("The fixed date of the profile %q ends before it begins.", fault.Clip(p.Name)).At(at + ".fixedDate")
 		}
 	}
 	if r := p.Recurrence; r != nil {
 		if err := r.check(); err != nil {
-			return invalid("The recurrence of the profile %q: %v", clip(p.Name), err).At(at + ".recurrence")
+			return invalid("The recurrence of the profile %q: %v", fault.Clip(p.Name), err).At(at + ".recurrence")
 		}
 	}
 	for i, r := range p.Rules {
@@ -265,20 +265,20 @@ func (r Rule) check(at string) error {
 		}
 	}
 	if _, ok := operators[strings.ToLower(t.Operator)]; !ok {
-		return invalid("The operator %q is not known; the known ones are Equals, NotEquals, GreaterThan, GreaterThanOrEqual, LessThan, LessThanOrEqual.", clip(t.Operator)).At(at + ".metricTrigger.operator")
+		return invalid("The operator %q is not known; the known ones are Equals, NotEquals, GreaterThan, GreaterThanOrEqual, LessThan, LessThanOrEqual.", fault.Clip(t.Operator)).At(at + ".metricTrigger.operator")
 	}
 	if !known(t.Statistic, "Average", "Min", "Max", "Sum", "Count") {
-		return invalid("The statistic %q is not known; the known ones are Average, Min, Max, Sum, Count.", clip(t.Statistic)).At(at + ".metricTrigger.statistic")
+		return invalid("The statistic %q is not known; the known ones are Average, Min, Max, Sum, Count.", fault.Clip(t.Statistic)).At(at + ".metricTrigger.statistic")
 	}
 	if !known(t.Aggregation, "Average", "Minimum", "Maximum", "Total", "Count", "Last") {
-		return invalid("The time aggregation %q is not known; the known ones are Average, Minimum, Maximum, Total, Count, Last.", clip(t.Aggregation)).At(at + ".metricTrigger.timeAggregation")
+		return invalid("The time aggregation %q is not known; the known ones are Average, Minimum, Maximum, Total, Count, Last.", fault.Clip(t.Aggregation)).At(at + ".metricTrigger.timeAggregation")
 	}
 	grain, window := t.times()
 	if grain < time.Minute || grain%time.Minute != 0 {
-		return invalid("'timeGrain' is %q; it must be a whole number of minutes, such as PT1M.", clip(t.Grain)).At(at + ".metricTrigger.timeGrain")
+		return invalid("'timeGrain' is %q; it must be a whole number of minutes, such as PT1M.", fault.Clip(t.Grain)).At(at + ".metricTrigger.timeGrain")
 	}
 	if window < grain || window > maxWindow {
-		return invalid("'timeWindow' is %q; it must be at least the time grain and at most 12 hours, such as PT5M.", clip(t.Window)).At(at + ".metricTrigger.timeWindow")
+		return invalid("'timeWindow' is %q; it must be at least the time grain and at most 12 hours, such as PT5M.", fault.Clip(t.Window)).At(at + ".metricTrigger.timeWindow")
 	}
 	for _, d := range t.Dimensions {
 		if d.Name == "" || len(d.Values) == 0 || !known(d.Operator, "Equals", "NotEquals") {
@@ -286,16 +286,16 @@ func (r Rule) check(at string) error {
 		}
 	}
 	if !known(a.Direction, "Increase", "Decrease") || a.Direction == "" {
-		return invalid("The direction %q is not known; it is Increase or Decrease.", clip(a.Direction)).At(at + ".scaleAction.direction")
+		return invalid("The direction %q is not known; it is Increase or Decrease.", fault.Clip(a.Direction)).At(at + ".scaleAction.direction")
 	}
 	if !known(a.Type, "ChangeCount", "PercentChangeCount", "ExactCount", "ServiceAllowedNextValue") || a.Type == "" {
-		return invalid("The type %q of a scale action is not known; the known ones are ChangeCount, PercentChangeCount, ExactCount.", clip(a.Type)).At(at + ".scaleAction.type")
+		return invalid("The type %q of a scale action is not known; the known ones are ChangeCount, PercentChangeCount, ExactCount.", fault.Clip(a.Type)).At(at + ".scaleAction.type")
 	}
 	if a.Value < 0 || a.Value > 100*maxInstances {
 		return invalid("The value of a scale action is %d; it must be at least 0.", a.Value).At(at + ".scaleAction.value")
 	}
 	if cooldown, err := compute.ParseDuration(a.Cooldown); err != nil || cooldown > maxCooldown {
-		return invalid("'cooldown' is %q; it must be a duration of at most a week, such as PT5M.", clip(a.Cooldown)).At(at + ".scaleAction.cooldown")
+		return invalid("'cooldown' is %q; it must be a duration of at most a week, such as PT5M.", fault.Clip(a.Cooldown)).At(at + ".scaleAction.cooldown")
 	}
 	return nil
 }
@@ -328,11 +328,4 @@ func (t Trigger) times() (grain, window time.Duration) {
 func (a Action) cooldown() time.Duration {
 	d, _ := compute.ParseDuration(a.Cooldown)
 	return d
-}
-
-func clip(s string) string {
-	if len(s) <= 100 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:97], "") + "..."
 }

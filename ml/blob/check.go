@@ -20,15 +20,15 @@ func CheckKey(key string) error {
 	case key == "":
 		return badKey("A blob needs a name; the address ends at the container.")
 	case !utf8.ValidString(key):
-		return badKey("The blob name %q is not valid UTF-8.", clip(key))
+		return badKey("The blob name %q is not valid UTF-8.", fault.Clip(key))
 	case utf8.RuneCountInString(key) > MaxKey:
-		return badKey("The blob name is longer than %d characters: %q…", MaxKey, clip(key))
+		return badKey("The blob name is longer than %d characters: %q", MaxKey, fault.Clip(key))
 	case strings.IndexByte(key, 0) >= 0:
-		return badKey("The blob name %q holds a NUL character.", clip(key))
+		return badKey("The blob name %q holds a NUL character.", fault.Clip(key))
 	}
 	for segment := range strings.SplitSeq(key, "/") {
 		if segment == "." || segment == ".." {
-			return badKey("The blob name %q holds the segment %q. Write the path without it.", clip(key), segment)
+			return badKey("The blob name %q holds the segment %q. Write the path without it.", fault.Clip(key), segment)
 		}
 	}
 	return nil
@@ -43,7 +43,7 @@ func badKey(format string, args ...any) error {
 func (c Container) Check() error {
 	for _, n := range [...]struct{ what, name string }{{"storage account", c.Account}, {"container", c.Name}} {
 		if n.name == "" || len(n.name) > 63 || strings.Trim(n.name, "abcdefghijklmnopqrstuvwxyz0123456789-_$") != "" {
-			return fault.Invalid("%q is no name of a %s. Use 1 to 63 lower-case letters, digits and hyphens.", clip(n.name), n.what).
+			return fault.Invalid("%q is no name of a %s. Use 1 to 63 lower-case letters, digits and hyphens.", fault.Clip(n.name), n.what).
 				With("InvalidResourceName").At(n.what)
 		}
 	}
@@ -73,7 +73,7 @@ func CheckBlock(id string) error {
 func (c Condition) Check(key, etag string) error {
 	switch {
 	case c.IfNoneMatch == "*" && etag != "":
-		return fault.Conflicts("The blob %q exists already.", clip(key)).With("BlobAlreadyExists").At("blob")
+		return fault.Conflicts("The blob %q exists already.", fault.Clip(key)).With("BlobAlreadyExists").At("blob")
 	case c.IfNoneMatch != "" && matches(c.IfNoneMatch, etag):
 		return unmet("The blob %q still has the ETag of If-None-Match.", key)
 	case c.IfMatch != "" && etag == "":
@@ -106,14 +106,5 @@ func (c Condition) Unchanged(etag string) bool {
 }
 
 func unmet(format, key string) error {
-	return fault.Stale(format, clip(key)).With("ConditionNotMet").At("blob")
-}
-
-// clip keeps names in messages short.
-func clip(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "")
+	return fault.Stale(format, fault.Clip(key)).With("ConditionNotMet").At("blob")
 }

@@ -130,7 +130,7 @@ func Locate(ctx context.Context, store resource.Store, from resource.ID, uri str
 		}
 		return Location{URL: uri}, nil
 	}
-	return Location{}, fault.Invalid("%q is no place where data can lie: use azureml:NAME:VERSION, azureml://datastores/NAME/paths/PATH, azureml://jobs/JOB/outputs/NAME, or an http(s) URL", clip(uri)).With("ValidationError").At(uri)
+	return Location{}, fault.Invalid("%q is no place where data can lie: use azureml:NAME:VERSION, azureml://datastores/NAME/paths/PATH, azureml://jobs/JOB/outputs/NAME, or an http(s) URL", fault.Clip(uri)).With("ValidationError").At(uri)
 }
 
 // ownAccount is the name of a storage account that a workspace or a registry of
@@ -257,7 +257,7 @@ func checked(l Location, uri string) (Location, error) {
 	}
 	if l.Path != "" {
 		if err := blob.CheckKey(strings.TrimSuffix(l.Path, "/")); err != nil && strings.Trim(l.Path, "/") != "" {
-			return Location{}, fault.Invalid("the path in %q is not allowed: %v", clip(uri), err).With("ValidationError").At(uri)
+			return Location{}, fault.Invalid("the path in %q is not allowed: %v", fault.Clip(uri), err).With("ValidationError").At(uri)
 		}
 	}
 	return l, nil
@@ -267,11 +267,11 @@ func checked(l Location, uri string) (Location, error) {
 func inDatastore(ctx context.Context, store resource.Store, workspace resource.ID, name, path, uri string) (Location, error) {
 	id := workspace.Child("datastores", name)
 	if id.Zero() {
-		return Location{}, fault.Invalid("%q is no name of a datastore", clip(name)).At(uri)
+		return Location{}, fault.Invalid("%q is no name of a datastore", fault.Clip(name)).At(uri)
 	}
 	r, err := store.Get(ctx, id)
 	if fault.Is(err, fault.Missing) {
-		return Location{}, fault.NotFound("The datastore '%s', which %q refers to, could not be found in workspace '%s'.", name, clip(uri), workspace.Name()).At(uri)
+		return Location{}, fault.NotFound("The datastore '%s', which %q refers to, could not be found in workspace '%s'.", name, fault.Clip(uri), workspace.Name()).At(uri)
 	}
 	if err != nil {
 		return Location{}, err
@@ -304,7 +304,7 @@ func ofAsset(ctx context.Context, store resource.Store, workspace resource.ID, s
 		uri, kind = p.Text("modelUri"), p.Text("modelType")
 	}
 	if named.MatchString(uri) || armAsset.MatchString(uri) {
-		return Location{}, fault.Invalid("The asset '%s:%s' points to another asset, %q; give it a path.", name, r.ID.Name(), clip(uri)).With("ValidationError")
+		return Location{}, fault.Invalid("The asset '%s:%s' points to another asset, %q; give it a path.", name, r.ID.Name(), fault.Clip(uri)).With("ValidationError")
 	}
 	l, err := Locate(ctx, store, workspace, uri)
 	l.Type = kind
@@ -319,14 +319,14 @@ func sameWorkspace(workspace resource.ID, sub, group, name, uri string) error {
 }
 
 func otherWorkspace(other string, workspace resource.ID, uri string) error {
-	return fault.Invalid("%q lies in workspace '%s', not in '%s': an asset of another workspace cannot be used; share it through a registry or copy it.", clip(uri), other, workspace.Name()).With("ValidationError").At(uri)
+	return fault.Invalid("%q lies in workspace '%s', not in '%s': an asset of another workspace cannot be used; share it through a registry or copy it.", fault.Clip(uri), other, workspace.Name()).With("ValidationError").At(uri)
 }
 
 // ofJob is a path in an output of a job.
 func ofJob(ctx context.Context, store resource.Store, site ml.Site, job, output, path, uri string) (Location, error) {
 	r, err := store.Get(ctx, site.ID.Child("jobs", job))
 	if fault.Is(err, fault.Missing) {
-		return Location{}, fault.NotFound("The job '%s', which %q refers to, could not be found in workspace '%s'.", job, clip(uri), site.ID.Name()).At(uri)
+		return Location{}, fault.NotFound("The job '%s', which %q refers to, could not be found in workspace '%s'.", job, fault.Clip(uri), site.ID.Name()).At(uri)
 	}
 	if err != nil {
 		return Location{}, err
@@ -348,7 +348,7 @@ func ofJob(ctx context.Context, store resource.Store, site ml.Site, job, output,
 			}
 		}
 	} else if c != site.Artifacts() {
-		return Location{}, fault.NotFound("The job '%s' has no output '%s', which %q refers to.", job, output, clip(uri)).At(uri)
+		return Location{}, fault.NotFound("The job '%s' has no output '%s', which %q refers to.", job, output, fault.Clip(uri)).At(uri)
 	}
 	if path != "" {
 		l.Path = strings.TrimSuffix(l.Path, "/") + "/" + strings.TrimPrefix(path, "/")
@@ -364,11 +364,4 @@ func JobOutput(site ml.Site, job, output string) (blob.Container, string) {
 		return site.Artifacts(), ml.RunFolder(job)
 	}
 	return site.Blobs(), "azureml/" + job + "/" + output + "/"
-}
-
-func clip(s string) string {
-	if len(s) <= 200 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:197], "") + "..."
 }

@@ -240,7 +240,7 @@ func (s *Service) content(ctx context.Context, c *resource.Change, p resource.Do
 		own = len(e.Object("inferenceConfig")) > 0
 	}
 	if mount := p.Text("modelMountPath"); mount != "" && (!path.IsAbs(mount) || slices.Contains(strings.Split(mount, "/"), "..") || len(mount) > 1024) {
-		return invalid("modelMountPath", "is %q; it must be an absolute path without '..'", clip(mount))
+		return invalid("modelMountPath", "is %q; it must be an absolute path without '..'", fault.Clip(mount))
 	}
 	if p["model"] == nil && len(code) == 0 && !own {
 		return invalid("model", "is missing, and so are a scoring script and an environment with an inference_config: name a model, give 'codeConfiguration', or an environment that brings its own server")
@@ -277,9 +277,9 @@ func script(name string) error {
 	case name == "":
 		return invalid(field, "is required: the script with init() and run(), as a path in the code")
 	case len(name) > 1024 || strings.ContainsAny(name, "\x00\n\r\\"):
-		return invalid(field, "is %q, which is no path of a script", clip(name))
+		return invalid(field, "is %q, which is no path of a script", fault.Clip(name))
 	case path.IsAbs(name) || slices.Contains(strings.Split(name, "/"), ".."):
-		return invalid(field, "is %q; it must be a path inside the code", clip(name))
+		return invalid(field, "is %q; it must be a path inside the code", fault.Clip(name))
 	}
 	return nil
 }
@@ -303,16 +303,16 @@ func (s *Service) variables(ctx context.Context, c *resource.Change, p resource.
 	}
 	for _, name := range slices.Sorted(maps.Keys(variables)) {
 		if !variableName.MatchString(name) || strings.ContainsRune(variables[name], 0) {
-			return invalid(field, "has %q, which is no name of a variable, or a value that cannot be one", clip(name))
+			return invalid(field, "has %q, which is no name of a variable, or a value that cannot be one", fault.Clip(name))
 		}
 		for _, m := range reference.FindAllStringSubmatch(variables[name], -1) {
 			found := inConnection.FindStringSubmatch(m[1])
 			if found == nil {
-				return invalid(field+"."+name, "refers to ${{%s}}; what is offered is ${{azureml://connections/NAME/credentials/KEY}}, …/target and …/metadata/NAME", clip(m[1]))
+				return invalid(field+"."+name, "refers to ${{%s}}; what is offered is ${{azureml://connections/NAME/credentials/KEY}}, …/target and …/metadata/NAME", fault.Clip(m[1]))
 			}
 			id := ml.Home(c.New.ID).Child("connections", found[1])
 			if id.Zero() {
-				return invalid(field+"."+name, "refers to the connection %q, which is no name of one", clip(found[1]))
+				return invalid(field+"."+name, "refers to the connection %q, which is no name of one", fault.Clip(found[1]))
 			}
 			if _, err := s.Resources.Get(ctx, id); fault.Is(err, fault.Missing) {
 				return invalid(field+"."+name, "refers to the connection '%s', which workspace '%s' does not have (%s)", found[1], ml.Home(c.New.ID).Name(), connection.Type)
@@ -339,7 +339,7 @@ func instanceType(p resource.Document, kind string) error {
 		return nil
 	}
 	if _, ok := compute.ParseSize(name); !ok {
-		return invalid("instanceType", "is %q, which is no instance type; near ones are %s; see `lapis compute list-sizes`", clip(name), strings.Join(compute.Near(name, 3), ", ")).With("InvalidVmSize")
+		return invalid("instanceType", "is %q, which is no instance type; near ones are %s; see `lapis compute list-sizes`", fault.Clip(name), strings.Join(compute.Near(name, 3), ", ")).With("InvalidVmSize")
 	}
 	return nil
 }
@@ -356,7 +356,7 @@ func span(d resource.Document, at, field, otherwise string, least, most time.Dur
 		return invalid(at+"."+field, "is wrong: %v", err)
 	}
 	if got < least || got > most {
-		return invalid(at+"."+field, "is %s; it must be from %s to %s", clip(given), least, most)
+		return invalid(at+"."+field, "is %s; it must be from %s to %s", fault.Clip(given), least, most)
 	}
 	return nil
 }
@@ -477,7 +477,7 @@ func scaling(p resource.Document, kind string, properties map[string]string) err
 	p[at] = d.Raw()
 	if v := properties[MinInstancesProperty]; v != "" {
 		if n, err := strconv.Atoi(v); err != nil || n < 0 || n > MaxInstances {
-			return invalid("properties."+MinInstancesProperty, "is %q; it must be a whole number from 0 to %d", clip(v), MaxInstances)
+			return invalid("properties."+MinInstancesProperty, "is %q; it must be a whole number from 0 to %d", fault.Clip(v), MaxInstances)
 		}
 	}
 	return nil
@@ -516,7 +516,7 @@ func collector(p resource.Document) error {
 	for _, name := range collections.Names() {
 		where := at + ".collections." + name
 		if !collectionName.MatchString(name) {
-			return invalid(at+".collections", "has %q, which is no name of a collection (letters, digits, '_', '-')", clip(name))
+			return invalid(at+".collections", "has %q, which is no name of a collection (letters, digits, '_', '-')", fault.Clip(name))
 		}
 		one, err := resource.ParseDocument(collections[name])
 		if err != nil {
@@ -586,7 +586,7 @@ func share(d resource.Document, at string) error {
 	var rate float64
 	raw, ok := d["samplingRate"]
 	if ok && (json.Unmarshal(raw, &rate) != nil || rate < 0 || rate > 1) {
-		return invalid(at, "is %s; it must be a number from 0 to 1", clip(string(raw)))
+		return invalid(at, "is %s; it must be a number from 0 to 1", fault.Clip(string(raw)))
 	}
 	return nil
 }
@@ -622,11 +622,11 @@ func requirements(p resource.Document) error {
 			value := strings.Trim(string(raw), `"`)
 			m := quantity.FindStringSubmatch(value)
 			if m == nil {
-				return invalid(at+"."+side+"."+name, "is %s, which is no amount, such as 0.5, 500m or 2Gi", clip(string(raw)))
+				return invalid(at+"."+side+"."+name, "is %s, which is no amount, such as 0.5, 500m or 2Gi", fault.Clip(string(raw)))
 			}
 			n, err := strconv.ParseFloat(m[1], 64)
 			if err != nil {
-				return invalid(at+"."+side+"."+name, "is %s, which is no amount", clip(string(raw)))
+				return invalid(at+"."+side+"."+name, "is %s, which is no amount", fault.Clip(string(raw)))
 			}
 			amounts[side][name] = n * unit(m[2])
 			given.Set(name, value)
@@ -671,7 +671,7 @@ func admitSKU(c *resource.Change, p resource.Document) error {
 	var name string
 	d.Default("name", "Default")
 	if json.Unmarshal(d["name"], &name) != nil || name != "" && !strings.EqualFold(name, "Default") {
-		return fault.Invalid("'sku.name' is %s; it must be Default", clip(string(d["name"]))).With("ValidationError").At("sku.name")
+		return fault.Invalid("'sku.name' is %s; it must be Default", fault.Clip(string(d["name"]))).With("ValidationError").At("sku.name")
 	}
 	d.Set("name", "Default")
 	scale := p.Object("scaleSettings")
@@ -688,7 +688,7 @@ func admitSKU(c *resource.Change, p resource.Document) error {
 	d.Default("capacity", otherwise)
 	var capacity int
 	if json.Unmarshal(d["capacity"], &capacity) != nil {
-		return fault.Invalid("'sku.capacity' is %s; it must be a whole number of instances", clip(string(d["capacity"]))).With("ValidationError").At("sku.capacity")
+		return fault.Invalid("'sku.capacity' is %s; it must be a whole number of instances", fault.Clip(string(d["capacity"]))).With("ValidationError").At("sku.capacity")
 	}
 	if least = min(least, 1); capacity < least || capacity > most {
 		return fault.Invalid("'sku.capacity' is %d; a deployment has from %d to %d instances", capacity, least, most).With("ValidationError").At("sku.capacity")
@@ -886,7 +886,7 @@ func (s *Service) getLogs(ctx context.Context, call resource.Call) (any, error) 
 		case strings.EqualFold(given, storageInitializer):
 			container = storageInitializer
 		default:
-			return nil, fault.Invalid("'containerType' is %q; it must be %s or %s", clip(*body.Container), inferenceServer, storageInitializer).With("ValidationError").At("containerType")
+			return nil, fault.Invalid("'containerType' is %q; it must be %s or %s", fault.Clip(*body.Container), inferenceServer, storageInitializer).With("ValidationError").At("containerType")
 		}
 	}
 	lines := maxLogLines
@@ -911,13 +911,4 @@ func SKUs(deployment resource.Resource) map[string]any {
 		"resourceType": DeploymentType, "sku": map[string]any{"name": "Default", "tier": nil},
 		"capacity": map[string]any{"minimum": 1, "maximum": MaxInstances, "default": max(sku.Capacity, 1), "scaleType": "Automatic"},
 	}}}
-}
-
-// clip shortens what a client sent, for messages.
-func clip(text string) string {
-	const most = 120
-	if len(text) > most {
-		return strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
 }

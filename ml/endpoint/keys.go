@@ -168,7 +168,7 @@ func (s *Service) regenerateKeys(ctx context.Context, call resource.Call) error 
 	case "secondary":
 		key, other = &k.Secondary, k.Primary
 	default:
-		return fault.Invalid("'keyType' is %q; it must be Primary or Secondary", clip(body.Type)).With("ValidationError").At("keyType")
+		return fault.Invalid("'keyType' is %q; it must be Primary or Secondary", fault.Clip(body.Type)).With("ValidationError").At("keyType")
 	}
 	switch body.Value {
 	case "", *key:

@@ -47,7 +47,7 @@ func word(p resource.Document, field, at string, words []string) (string, error)
 			return w, nil
 		}
 	}
-	return "", invalid(at, "is %q; it must be one of %s", clip(text), strings.Join(words, ", "))
+	return "", invalid(at, "is %q; it must be one of %s", fault.Clip(text), strings.Join(words, ", "))
 }
 
 // canonical gives members the names that this package knows them by, whatever
@@ -255,7 +255,7 @@ func (s *Service) kind(ctx context.Context, c *resource.Change, p, old resource.
 	if err != nil || !id.Is(compute.Type) {
 		id = workspace.Child("computes", strings.TrimPrefix(given, "azureml:"))
 		if id.Zero() || strings.Contains(given, "/") {
-			return "", invalid("compute", "is %q, which is no id of a compute", clip(given))
+			return "", invalid("compute", "is %q, which is no id of a compute", fault.Clip(given))
 		}
 	}
 	if !id.Parent().Same(workspace) {
@@ -335,13 +335,13 @@ func parseSettings(p map[string]string) (settings, error) {
 	case "true":
 		s.local = true
 	default:
-		return s, invalid("properties."+localProperty, "is %q; it can be true or false", clip(v))
+		return s, invalid("properties."+localProperty, "is %q; it can be true or false", fault.Clip(v))
 	}
 	if v := p[stickyProperty]; v != "" {
 		if len(v) > 100 || strings.ContainsFunc(v, func(r rune) bool {
 			return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 		}) {
-			return s, invalid("properties."+stickyProperty, "is %q, which is no name of a header", clip(v))
+			return s, invalid("properties."+stickyProperty, "is %q, which is no name of a header", fault.Clip(v))
 		}
 		s.sticky = v
 	}
@@ -353,7 +353,7 @@ func parseSettings(p map[string]string) (settings, error) {
 	if v := p[rateProperty]; v != "" {
 		n, err := strconv.ParseFloat(v, 64)
 		if err != nil || n < 0 || n > 1e9 || math.IsNaN(n) {
-			return s, invalid("properties."+rateProperty, "is %q; it must be a number from 0 (no limit)", clip(v))
+			return s, invalid("properties."+rateProperty, "is %q; it must be a number from 0 (no limit)", fault.Clip(v))
 		}
 		s.limits.RequestsPerSecond = n
 		s.limits.Burst = int(max(1, math.Ceil(n)))
@@ -364,7 +364,7 @@ func parseSettings(p map[string]string) (settings, error) {
 	if v := p[bodyProperty]; v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 1 || n > maxBody {
-			return s, invalid("properties."+bodyProperty, "is %q; it must be a number of bytes from 1 to %d", clip(v), int64(maxBody))
+			return s, invalid("properties."+bodyProperty, "is %q; it must be a number of bytes from 1 to %d", fault.Clip(v), int64(maxBody))
 		}
 		s.limits.MaxBody = n
 	}
@@ -399,7 +399,7 @@ func (s *Service) admitIdentity(c *resource.Change) error {
 	}
 	at := slices.IndexFunc(identityKinds, func(k string) bool { return strings.EqualFold(k, kind) })
 	if at < 0 {
-		return fault.Invalid("'identity.type' is %q; it must be SystemAssigned, UserAssigned or None", clip(given.Text("type"))).With("ValidationError").At("identity.type")
+		return fault.Invalid("'identity.type' is %q; it must be SystemAssigned, UserAssigned or None", fault.Clip(given.Text("type"))).With("ValidationError").At("identity.type")
 	}
 	kind = identityKinds[at]
 	made := resource.Document{}
@@ -424,7 +424,7 @@ func (s *Service) admitIdentity(c *resource.Change) error {
 		for id := range users {
 			parsed, err := resource.ParseID(id)
 			if err != nil || !strings.EqualFold(parsed.Type(), "Microsoft.ManagedIdentity/userAssignedIdentities") {
-				return wrong("names %q, which is no id of a user-assigned identity (/subscriptions/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME)", clip(id))
+				return wrong("names %q, which is no id of a user-assigned identity (/subscriptions/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME)", fault.Clip(id))
 			}
 			if shown[id] = before[id]; len(shown[id]) == 0 {
 				shown.Set(id, map[string]string{"principalId": resource.NewGUID(), "clientId": resource.NewGUID()})

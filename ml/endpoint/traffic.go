@@ -86,9 +86,9 @@ func (s *Service) named(c *resource.Change, there []resource.Resource, field str
 				continue
 			}
 			if c.Old == nil {
-				return invalid(field, "names the deployment '%s', but the endpoint does not exist yet: traffic is given to deployments once they are there", clip(name))
+				return invalid(field, "names the deployment '%s', but the endpoint does not exist yet: traffic is given to deployments once they are there", fault.Clip(name))
 			}
-			return invalid(field, "names the deployment '%s', which the endpoint '%s' does not have; it has: %s", clip(name), c.New.ID.Name(), namesOf(there))
+			return invalid(field, "names the deployment '%s', which the endpoint '%s' does not have; it has: %s", fault.Clip(name), c.New.ID.Name(), namesOf(there))
 		}
 		d := there[i]
 		if own := d.ID.Name(); own != name {
@@ -147,7 +147,7 @@ func live(split map[string]int) map[string]int {
 func spell(split map[string]int) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(split)) {
-		parts = append(parts, fmt.Sprintf("%s=%d", clip(name), split[name]))
+		parts = append(parts, fmt.Sprintf("%s=%d", fault.Clip(name), split[name]))
 	}
 	return strings.Join(parts, " ")
 }

@@ -103,7 +103,7 @@ func invalid(field, format string, args ...any) error {
 func (k Command) exists(ctx context.Context, workspace resource.ID, id, segment, field string) error {
 	parsed, err := resource.ParseID(id)
 	if err != nil || !parsed.Is(ml.Workspaces+"/"+segment+"/versions") {
-		return invalid(field, "is %q, which is no id of a version of %s", clip(id), segment)
+		return invalid(field, "is %q, which is no id of a version of %s", fault.Clip(id), segment)
 	}
 	if !parsed.Ancestor(ml.Workspaces).Same(workspace) {
 		return invalid(field, "lies in workspace '%s', not in '%s': an asset of another workspace cannot be used; share it through a registry", parsed.Ancestor(ml.Workspaces).Name(), workspace.Name())
@@ -151,7 +151,7 @@ func FindEnvironment(ctx context.Context, store resource.Store, workspace resour
 		}
 		return asset.Find(ctx, store, r.ID, "environments", m[2], version)
 	}
-	return resource.Resource{}, invalid("environmentId", "is %q, which is no id of an environment version", clip(id))
+	return resource.Resource{}, invalid("environmentId", "is %q, which is no id of an environment version", fault.Clip(id))
 }
 
 // Serverless tells whether a job names no compute target of its workspace: it
@@ -173,7 +173,7 @@ func (k Command) compute(ctx context.Context, c *resource.Change, j *Job) error 
 	}
 	if t := j.Resources.InstanceType; t != "" {
 		if _, ok := compute.ParseSize(t); !ok {
-			return invalid("resources.instanceType", "is %q, which is no instance type; see `lapis compute list-sizes`", clip(t))
+			return invalid("resources.instanceType", "is %q, which is no instance type; see `lapis compute list-sizes`", fault.Clip(t))
 		}
 	}
 	if Serverless(j.ComputeID) {
@@ -183,7 +183,7 @@ func (k Command) compute(ctx context.Context, c *resource.Change, j *Job) error 
 	if err != nil || !id.Is(compute.Type) {
 		id = c.New.ID.Parent().Child("computes", strings.TrimPrefix(j.ComputeID, "azureml:"))
 		if id.Zero() {
-			return invalid("computeId", "is %q, which is no id of a compute", clip(j.ComputeID))
+			return invalid("computeId", "is %q, which is no id of a compute", fault.Clip(j.ComputeID))
 		}
 	}
 	workspace := c.New.ID.Parent()
@@ -239,11 +239,11 @@ func (k Command) inputs(ctx context.Context, workspace resource.ID, j *Job) erro
 		switch {
 		case err != nil:
 		case at.URL != "" && !in.File() && !in.Direct() && strings.HasSuffix(pathOf(at.URL), "/"):
-			return invalid(field+".uri", "is %q; a web address has one file: name it, since what a folder on the web holds cannot be told", clip(in.URI))
+			return invalid(field+".uri", "is %q; a web address has one file: name it, since what a folder on the web holds cannot be told", fault.Clip(in.URI))
 		case in.WrittenBack() && at.URL != "":
-			return invalid(field+".mode", "is ReadWriteMount, but %q is an address that cannot be written to; use ReadOnlyMount or Download", clip(in.URI))
+			return invalid(field+".mode", "is ReadWriteMount, but %q is an address that cannot be written to; use ReadOnlyMount or Download", fault.Clip(in.URI))
 		case in.WrittenBack() && at.Shared:
-			return invalid(field+".mode", "is ReadWriteMount, but %q lies in a registry, whose content does not change; use ReadOnlyMount or Download", clip(in.URI))
+			return invalid(field+".mode", "is ReadWriteMount, but %q lies in a registry, whose content does not change; use ReadOnlyMount or Download", fault.Clip(in.URI))
 		}
 		if err != nil {
 			if f := fault.Find(err); f != nil {
@@ -304,7 +304,7 @@ func (k Command) outputs(ctx context.Context, id resource.ID, j *Job, p resource
 			return err
 		}
 		if at.URL != "" {
-			return invalid(field+".uri", "is %q; an output goes to a datastore", clip(uri))
+			return invalid(field+".uri", "is %q; an output goes to a datastore", fault.Clip(uri))
 		}
 		o.Set("uri", uri)
 		outputs[name] = o.Raw()
@@ -327,14 +327,14 @@ func (k Command) assetOf(ctx context.Context, id resource.ID, field string, out 
 	}
 	container := id.Parent().Child(segment, out.AssetName)
 	if container.Zero() || strings.ContainsAny(out.AssetName, "/:@") {
-		return invalid(field+".assetName", "is %q, which is no name of an asset", clip(out.AssetName))
+		return invalid(field+".assetName", "is %q, which is no name of an asset", fault.Clip(out.AssetName))
 	}
 	if out.AssetVersion == "" {
 		return nil
 	}
 	version := container.Child("versions", out.AssetVersion)
 	if version.Zero() {
-		return invalid(field+".assetVersion", "is %q, which is no version of an asset", clip(out.AssetVersion))
+		return invalid(field+".assetVersion", "is %q, which is no version of an asset", fault.Clip(out.AssetVersion))
 	}
 	_, err := k.Resources.Get(ctx, version)
 	if err == nil {
@@ -370,7 +370,7 @@ func references(j *Job) error {
 					return invalid(t.field, "refers to ${{%s}}, but the job has no output '%s'", m[1], name)
 				}
 			default:
-				return invalid(t.field, "refers to ${{%s}}; only ${{inputs.NAME}} and ${{outputs.NAME}} mean something here", clip(m[1]))
+				return invalid(t.field, "refers to ${{%s}}; only ${{inputs.NAME}} and ${{outputs.NAME}} mean something here", fault.Clip(m[1]))
 			}
 		}
 	}

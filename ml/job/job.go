@@ -215,7 +215,7 @@ func orEmpty(m map[string]string) map[string]string {
 func checkExperiment(name string) error {
 	const most = 255
 	if len(name) > most || strings.TrimSpace(name) == "" || strings.ContainsAny(name, "\x00\n\r") {
-		return fault.Invalid("%q is no name for an experiment: 1 to %d characters on one line", clip(name), most).With("ValidationError").At("properties.experimentName")
+		return fault.Invalid("%q is no name for an experiment: 1 to %d characters on one line", fault.Clip(name), most).With("ValidationError").At("properties.experimentName")
 	}
 	return nil
 }
@@ -353,11 +353,4 @@ func (s *Service) runsOf(ctx context.Context, workspace string, names []string) 
 		return nil, nil
 	}
 	return map[string]tracking.Run{strings.ToLower(names[0]): r}, err
-}
-
-func clip(s string) string {
-	if len(s) <= 200 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:197], "") + "..."
 }

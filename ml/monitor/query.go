@@ -83,11 +83,11 @@ func (m *Monitor) Query(q Query) ([]Metric, error) {
 		d, ok := find(q.Resource.Type(), name)
 		if !ok {
 			return nil, fault.Invalid("Failed to find metric configuration for provider: Microsoft.MachineLearningServices, resource Type: %s, metric: %s, Valid metrics: %s",
-				strings.TrimPrefix(definitions[0].Scope, "Microsoft.MachineLearningServices/"), clip(name), names(definitions)).With("BadRequest").At("metricnames")
+				strings.TrimPrefix(definitions[0].Scope, "Microsoft.MachineLearningServices/"), fault.Clip(name), names(definitions)).With("BadRequest").At("metricnames")
 		}
 		for _, t := range q.Terms {
 			if !slices.ContainsFunc(d.Dimensions, func(dim string) bool { return strings.EqualFold(dim, t.Name) }) {
-				return nil, fault.Invalid("Metric: %s does not have the dimension %s; it has: %s", d.Name, clip(t.Name), strings.Join(d.Dimensions, ", ")).With("BadRequest").At("$filter")
+				return nil, fault.Invalid("Metric: %s does not have the dimension %s; it has: %s", d.Name, fault.Clip(t.Name), strings.Join(d.Dimensions, ", ")).With("BadRequest").At("$filter")
 			}
 		}
 		found := Metric{Definition: d}
@@ -130,17 +130,10 @@ func names(definitions []Definition) string {
 	return strings.Join(list, ",")
 }
 
-func clip(s string) string {
-	if len(s) <= 100 {
-		return s
-	}
-	return strings.ToValidUTF8(s[:97], "") + "..."
-}
-
 // ParseFilter reads a filter of Azure Monitor: terms such as "deployment eq
 // 'blue'" joined by and; several values of one dimension by or.
 func ParseFilter(text string) ([]Term, error) {
-	bad := fault.Invalid("The $filter %q is not understood; it is of the form: deployment eq 'blue' and statusCode eq '*'", clip(text)).With("BadRequest").At("$filter")
+	bad := fault.Invalid("The $filter %q is not understood; it is of the form: deployment eq 'blue' and statusCode eq '*'", fault.Clip(text)).With("BadRequest").At("$filter")
 	var terms []Term
 	words, ok := words(text)
 	if !ok || len(text) > 4096 {

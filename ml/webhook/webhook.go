@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"lapis/fault"
@@ -138,7 +137,7 @@ func admit(ctx context.Context, sealer Sealer, courier Courier, c *resource.Chan
 	}
 	switch {
 	case !webhookName.MatchString(h.Name):
-		return invalid("Webhook name '%s' is invalid. It must start and end with a letter or digit, be less than 63 characters long, and contain only letters, digits, dots (.), underscores (_), and hyphens (-).", short(h.Name)).At("properties.name")
+		return invalid("Webhook name '%s' is invalid. It must start and end with a letter or digit, be less than 63 characters long, and contain only letters, digits, dots (.), underscores (_), and hyphens (-).", fault.Clip(h.Name)).At("properties.name")
 	case len(h.Events) == 0:
 		return invalid("Webhook events must be a non-empty list of WebhookEvent objects: [].").At("properties.events")
 	case len(h.Events) > maxEvents:
@@ -148,7 +147,7 @@ func admit(ctx context.Context, sealer Sealer, courier Courier, c *resource.Chan
 	case len(h.URL) > maxURL:
 		return invalid("'url' exceeds the maximum length of %d characters", maxURL).At("properties.url")
 	case h.Status != "ACTIVE" && h.Status != "DISABLED":
-		return invalid("Invalid status '%s': it must be ACTIVE or DISABLED.", short(h.Status)).At("properties.status")
+		return invalid("Invalid status '%s': it must be ACTIVE or DISABLED.", fault.Clip(h.Status)).At("properties.status")
 	}
 	for _, e := range h.Events {
 		if err := e.Check(); err != nil {
@@ -159,13 +158,6 @@ func admit(ctx context.Context, sealer Sealer, courier Courier, c *resource.Chan
 		return courier.Check(ctx, h.URL)
 	}
 	return nil
-}
-
-func short(s string) string {
-	if len(s) > 100 {
-		return strings.ToValidUTF8(s[:100], "") + "…"
-	}
-	return s
 }
 
 // Service has the rules of webhooks, in MLflow's words.
@@ -203,7 +195,7 @@ func New(c Config) *Service {
 }
 
 func notFound(id string) error {
-	return fault.NotFound("Webhook with ID %s not found.", short(id)).With("RESOURCE_DOES_NOT_EXIST")
+	return fault.NotFound("Webhook with ID %s not found.", fault.Clip(id)).With("RESOURCE_DOES_NOT_EXIST")
 }
 
 func of(r resource.Resource) (Webhook, error) {

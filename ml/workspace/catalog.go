@@ -81,7 +81,7 @@ var catalogName = pattern.New(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 func checkName(name string) error {
 	switch {
 	case len(name) < 2 || len(name) > 63:
-		return wrong("Workspace name '%s' must be between 2 and 63 characters.", clip(name))
+		return wrong("Workspace name '%s' must be between 2 and 63 characters.", fault.Clip(name))
 	case !catalogName.MatchString(name):
 		return wrong("Workspace name '%s' must match the pattern %s (lowercase alphanumeric with optional internal hyphens).", name, catalogName)
 	case slices.Contains([]string{"workspaces", "api", "ajax-api", "static-files"}, name):
@@ -90,15 +90,8 @@ func checkName(name string) error {
 	return nil
 }
 
-func clip(s string) string {
-	if len(s) > 100 {
-		return strings.ToValidUTF8(s[:100], "") + "…"
-	}
-	return s
-}
-
 func notFound(name string) error {
-	return fault.NotFound("Workspace '%s' not found", clip(name)).With("RESOURCE_DOES_NOT_EXIST")
+	return fault.NotFound("Workspace '%s' not found", fault.Clip(name)).With("RESOURCE_DOES_NOT_EXIST")
 }
 
 // freshFor is how long the list of workspaces is taken to be as it was. What
@@ -283,7 +276,7 @@ func (ch Change) check() error {
 			return err
 		}
 		if scheme, _, ok := strings.Cut(*f.at, ":"); !ok || len(scheme) < 2 || strings.EqualFold(scheme, "file") {
-			return wrong("Invalid value for '%s'. Expected a URI (for example 's3://bucket/prefix' or 'mlflow-artifacts:/prefix'), got '%s'.", f.name, clip(*f.at))
+			return wrong("Invalid value for '%s'. Expected a URI (for example 's3://bucket/prefix' or 'mlflow-artifacts:/prefix'), got '%s'.", f.name, fault.Clip(*f.at))
 		}
 	}
 	for _, s := range []*string{ch.Description, ch.Root, ch.ArchiveLocation, ch.ArchiveRetention} {
