@@ -88,7 +88,7 @@ type Deployer struct {
 	mu     sync.Mutex
 	groups map[string]*group // task id → what is known of it
 	live   map[string]string // deployment's key → task id that the routes name
-	busy   map[string]bool   // deployment's key → Deploy or Withdraw is at work on it
+	busy   map[string]int    // key of a deployment, or task of a group → how many are at work on it
 	seen   map[string]*use   // deployment's key → when it was last used
 	gone   map[string]int64  // deployment's key → Born of one that was withdrawn, and is about to be removed
 	hashes map[string]bool   // of the environments that deployments name
@@ -120,7 +120,7 @@ type use struct {
 // New makes a deployer.
 func New(c Config) *Deployer {
 	return &Deployer{Config: c, wake: make(chan struct{}, 1), groups: map[string]*group{}, live: map[string]string{},
-		busy: map[string]bool{}, seen: map[string]*use{}, gone: map[string]int64{}}
+		busy: map[string]int{}, seen: map[string]*use{}, gone: map[string]int64{}}
 }
 
 // Generation is one state of a deployment that served or was to serve.
@@ -201,7 +201,7 @@ func (d *Deployer) write(ctx context.Context, id resource.ID, members map[string
 // taskID names the task of a generation; the folder of the task is named after
 // what follows the first "/".
 func taskID(guid string, deployment resource.ID, generation string) string {
-	return guid + "/" + strings.ToLower(deployment.Parent().Name()+"/"+deployment.Name()) + "/" + generation
+	return guid + "/" + groupName(deployment, generation)
 }
 
 // groupName is the name by which the gateway and people know a group.
@@ -231,14 +231,18 @@ func (d *Deployer) Deploy(ctx context.Context, r resource.Resource) (json.RawMes
 // occupy keeps the loop away from a deployment while it is changed.
 func (d *Deployer) occupy(id resource.ID) func() {
 	d.mu.Lock()
-	d.busy[id.Key()] = true
+	d.busy[id.Key()]++
 	d.mu.Unlock()
-	return func() {
-		d.mu.Lock()
-		delete(d.busy, id.Key())
-		d.mu.Unlock()
-		d.Wake()
+	return func() { d.release(id.Key()); d.Wake() }
+}
+
+// release ends one piece of work on a deployment or a group.
+func (d *Deployer) release(key string) {
+	d.mu.Lock()
+	if d.busy[key]--; d.busy[key] == 0 {
+		delete(d.busy, key)
 	}
+	d.mu.Unlock()
 }
 
 // overtaken ends an attempt whose deployment has been deleted or written anew.
@@ -270,10 +274,15 @@ func (d *Deployer) note(ctx context.Context, r resource.Resource, f *fault.Error
 	}
 }
 
+// say writes a line of the log of a start.
+func (d *Deployer) say(log io.Writer, text string) {
+	fmt.Fprintf(log, "%s I %s\n", d.Now().Format("2006-01-02 15:04:05,000"), text)
+}
+
 // stage tells people what is being done.
 func (d *Deployer) stage(ctx context.Context, id resource.ID, log io.Writer, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	fmt.Fprintf(log, "%s I %s\n", d.Now().Format("2006-01-02 15:04:05,000"), text)
+	d.say(log, text)
 	if err := d.write(ctx, id, map[string]any{"stage": text}); err != nil && ctx.Err() == nil {
 		d.Log.Error("write a deployment's stage", "deployment", id.String(), "err", err)
 	}
@@ -331,7 +340,7 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 	if err := d.Route(ctx); err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(log, "%s I Deployed in %.1f s\n", d.Now().Format("2006-01-02 15:04:05,000"), d.Now().Sub(began).Seconds())
+	d.say(log, fmt.Sprintf("Deployed in %.1f s", d.Now().Sub(began).Seconds()))
 	return json.Marshal(map[string]any{"shown": shown(spec)})
 }
 
@@ -532,8 +541,8 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 		}
 	}
 	if s.Batch != nil {
-		env["LAPIS_GROUP_BATCH_SIZE"] = strconv.Itoa(s.Batch.MaxSize)
-		env["LAPIS_GROUP_BATCH_DELAY_US"] = strconv.FormatInt(s.Batch.MaxDelay.Microseconds(), 10)
+		env[serving.GroupBatchSize] = strconv.Itoa(s.Batch.MaxSize)
+		env[serving.GroupBatchDelay] = strconv.FormatInt(s.Batch.MaxDelay.Microseconds(), 10)
 	}
 	if s.Runtime == serving.Program {
 		env[serving.GroupCommand] = s.Command

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,8 +22,11 @@ import (
 
 var reference = pattern.New(`\$\{\{\s*([^}]*?)\s*\}\}`)
 
+// instanceID is the name by which the gateway knows an instance: that of the
+// group, which stands in the task's, and its number.
 func instanceID(g *group, number int) string {
-	return fmt.Sprintf("%s/%d", groupName(g.deployment, g.generation), number)
+	_, name, _ := strings.Cut(g.task, "/")
+	return name + "/" + strconv.Itoa(number)
 }
 
 // Wake asks for a pass.
@@ -78,7 +83,7 @@ func (d *Deployer) adopt(ctx context.Context) error {
 		running[t.ID] = t.Phase == compute.Running
 	}
 	for _, r := range all {
-		s := statusOf(r)
+		s := r.status
 		if s.Live == nil {
 			continue
 		}
@@ -146,10 +151,10 @@ func (d *Deployer) pass(ctx context.Context) error {
 			}
 			sites[home] = site
 		}
-		s := statusOf(r)
+		s := r.status
 		key := r.ID.Key()
 		d.mu.Lock()
-		busy := d.busy[key] || moving[key]
+		busy := d.busy[key] > 0 || moving[key]
 		d.mu.Unlock()
 		if busy || s.State == resource.Creating || s.State == resource.Updating {
 			changing[taskID(site.GUID, r.ID, "")] = true
@@ -170,10 +175,10 @@ func (d *Deployer) pass(ctx context.Context) error {
 		}
 		g := d.known(task, r.ID, s.Live.ID, s.Live.Spec)
 		if o := observed[task]; o.Phase != compute.Running {
-			d.revive(ctx, r, g, s)
+			d.revive(ctx, r.Resource, g, s)
 			continue
 		}
-		if d.tend(ctx, r, g, s) {
+		if d.tend(ctx, r.Resource, g, s) {
 			stale = true
 		}
 	}
@@ -245,17 +250,13 @@ func allReady(seen serving.Group, count int) bool {
 func (d *Deployer) background(ctx context.Context, id resource.ID, work func(context.Context)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.busy[id.Key()] {
+	if d.busy[id.Key()] > 0 {
 		return
 	}
-	d.busy[id.Key()] = true
+	d.busy[id.Key()]++
 	d.work.Go(func() {
-		defer func() {
-			d.mu.Lock()
-			delete(d.busy, id.Key())
-			d.mu.Unlock()
-			d.Wake()
-		}()
+		defer d.Wake()
+		defer d.release(id.Key())
 		work(ctx)
 	})
 }
@@ -372,34 +373,24 @@ func (d *Deployer) sweep(ctx context.Context, observed map[string]compute.Observ
 			g = &group{task: task, dir: d.socketDir(task), generation: task[len(owner):]}
 			d.groups[task] = g
 		}
-		routed := slices.Contains(values(d.live), task)
-		again := d.busy[task]
-		if !routed && !again {
+		ends := d.busy[task] == 0 && !slices.Contains(slices.Collect(maps.Values(d.live)), task)
+		if ends {
 			g.retired = true
-			d.busy[task] = true
+			d.busy[task]++
 		}
+		unseen := len(g.instances) == 0
 		d.mu.Unlock()
-		if routed || again {
+		if !ends {
 			continue
 		}
 		d.work.Go(func() {
-			if o.Phase == compute.Running && len(g.instances) == 0 {
+			defer d.release(task)
+			if o.Phase == compute.Running && unseen {
 				_, _ = d.look(ctx, g) // one that does not tell has nothing to end
 			}
 			d.end(ctx, g)
-			d.mu.Lock()
-			delete(d.busy, task)
-			d.mu.Unlock()
 		})
 	}
-}
-
-func values(m map[string]string) []string {
-	out := make([]string, 0, len(m))
-	for _, v := range m {
-		out = append(out, v)
-	}
-	return out
 }
 
 // end lets a group that is out of the routes end its requests, stops it and
@@ -407,9 +398,8 @@ func values(m map[string]string) []string {
 func (d *Deployer) end(ctx context.Context, g *group) {
 	d.mu.Lock()
 	var ids []string
-	owner := strings.SplitN(g.task, "/", 2)[1]
 	for _, in := range g.instances {
-		ids = append(ids, fmt.Sprintf("%s/%d", owner, in.Number))
+		ids = append(ids, instanceID(g, in.Number))
 	}
 	timeout := max(g.spec.Timeout, 5*time.Second)
 	d.mu.Unlock()
@@ -427,18 +417,9 @@ func (d *Deployer) end(ctx context.Context, g *group) {
 	d.mu.Unlock()
 }
 
-// emptyWithin is what the instances of a group get to end before the group is
-// told to.
-const emptyWithin = 5 * time.Second
-
-// stop ends a group and removes what is left of it. Its instances go first, by
-// its own hand: a group that sees them die by a signal to all would replace them.
+// stop ends a group, which lets its instances end first, and removes what is left
+// of it.
 func (d *Deployer) stop(ctx context.Context, g *group) error {
-	seen, err := d.Groups.Resize(ctx, g.dir, 0)
-	for until := time.Now().Add(emptyWithin); err == nil && len(seen.Instances) > 0 && time.Now().Before(until) && ctx.Err() == nil; {
-		time.Sleep(5 * time.Millisecond)
-		seen, err = d.Groups.Look(ctx, g.dir)
-	}
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		o, ok := d.observe(ctx, g.task)
 		if !ok {
@@ -498,7 +479,7 @@ func (d *Deployer) rouse(ctx context.Context, e serving.Event) {
 		if !strings.EqualFold(r.ID.Name(), e.Deployment) || !strings.EqualFold(r.ID.Parent().Name(), e.Endpoint) {
 			continue
 		}
-		s := statusOf(r)
+		s := r.status
 		if s.Live == nil || !s.Asleep {
 			return
 		}
@@ -511,7 +492,7 @@ func (d *Deployer) rouse(ctx context.Context, e serving.Event) {
 			err := d.write(ctx, r.ID, map[string]any{"asleep": nil, "capacity": 1}, d.activity(r.ID, "wake", "a request came"))
 			if err == nil {
 				d.used(r.ID)
-				err = d.restart(ctx, r, g, 1)
+				err = d.restart(ctx, r.Resource, g, 1)
 			}
 			if err != nil && ctx.Err() == nil {
 				d.Log.Error("wake a deployment", "deployment", r.ID.String(), "err", err)
@@ -529,11 +510,10 @@ func (d *Deployer) used(id resource.ID) {
 
 // rest stops the instances of deployments that may have none and that nobody
 // asks.
-func (d *Deployer) rest(ctx context.Context, all []resource.Resource) error {
-	var sleepers []resource.Resource
+func (d *Deployer) rest(ctx context.Context, all []stored) error {
+	var sleepers []stored
 	for _, r := range all {
-		s := statusOf(r)
-		if s.Live != nil && s.Live.Spec.Idle > 0 && !s.Asleep && s.State != resource.Updating {
+		if s := r.status; s.Live != nil && s.Live.Spec.Idle > 0 && !s.Asleep && s.State != resource.Updating {
 			sleepers = append(sleepers, r)
 		}
 	}
@@ -548,7 +528,7 @@ func (d *Deployer) rest(ctx context.Context, all []resource.Resource) error {
 		return err
 	}
 	for _, r := range sleepers {
-		s := statusOf(r)
+		s := r.status
 		requests, active := asked(state, r.ID)
 		d.mu.Lock()
 		u := d.seen[r.ID.Key()]

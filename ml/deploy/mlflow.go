@@ -36,23 +36,28 @@ type mlmodel struct {
 	} `yaml:"saved_input_example_info"`
 }
 
-func (d *Deployer) mlmodel(ctx context.Context, m Model) (mlmodel, error) {
-	var file mlmodel
-	text, err := d.file(ctx, m, "MLmodel")
+// mlmodel reads the MLmodel file of a model, once.
+func (d *Deployer) mlmodel(ctx context.Context, m *Model) (*mlmodel, error) {
+	if m.mlmodel != nil {
+		return m.mlmodel, nil
+	}
+	text, err := d.file(ctx, *m, "MLmodel")
 	if err != nil {
-		return file, err
+		return nil, err
 	}
 	if text == nil {
-		return file, fault.Invalid("The model '%s:%s' is no MLflow model: there is no file MLmodel in its folder. Register it as custom_model, or name the folder that holds MLmodel.", m.Name, m.Version).With("BadArgument").At("properties.model")
+		return nil, fault.Invalid("The model '%s:%s' is no MLflow model: there is no file MLmodel in its folder. Register it as custom_model, or name the folder that holds MLmodel.", m.Name, m.Version).With("BadArgument").At("properties.model")
 	}
-	if err := yaml.Unmarshal(text, &file); err != nil {
-		return file, fault.Invalid("The model '%s:%s' has an MLmodel file that is not valid YAML: %v", m.Name, m.Version, yaml.FormatError(err, false, false)).With("BadArgument").At("properties.model")
+	file := &mlmodel{}
+	if err := yaml.Unmarshal(text, file); err != nil {
+		return nil, fault.Invalid("The model '%s:%s' has an MLmodel file that is not valid YAML: %v", m.Name, m.Version, yaml.FormatError(err, false, false)).With("BadArgument").At("properties.model")
 	}
+	m.mlmodel = file
 	return file, nil
 }
 
 // mlflowFlavor is the native flavor of an MLflow model; "" if it has none.
-func (d *Deployer) mlflowFlavor(ctx context.Context, m Model) (string, error) {
+func (d *Deployer) mlflowFlavor(ctx context.Context, m *Model) (string, error) {
 	file, err := d.mlmodel(ctx, m)
 	if err != nil {
 		return "", err
@@ -96,24 +101,18 @@ func (d *Deployer) modelRecipe(ctx context.Context, m Model) (environment.Recipe
 	if err := yaml.Unmarshal(text, &python); err != nil {
 		return environment.Recipe{}, fault.Invalid("The model '%s:%s' has a python_env.yaml that is not valid YAML: %v", m.Name, m.Version, yaml.FormatError(err, false, false)).With("BadArgument").At("properties.model")
 	}
-	recipe := environment.Recipe{Python: python.Python}
 	requirements, err := d.file(ctx, m, "requirements.txt")
 	if err != nil {
-		return recipe, err
+		return environment.Recipe{}, err
 	}
-	for line := range strings.SplitSeq(string(requirements), "\n") {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			recipe.Pip = append(recipe.Pip, line)
-		}
-	}
-	return recipe, nil
+	return environment.ParseRequirements(python.Python, string(requirements))
 }
 
 // maxSample bounds the sample that readiness scores, in bytes.
 const maxSample = 256 << 10
 
 // modelSample is the request that comes with an MLflow model; nil if there is none.
-func (d *Deployer) modelSample(ctx context.Context, m Model) *Sample {
+func (d *Deployer) modelSample(ctx context.Context, m *Model) *Sample {
 	file, err := d.mlmodel(ctx, m)
 	if err != nil {
 		return nil
@@ -125,7 +124,7 @@ func (d *Deployer) modelSample(ctx context.Context, m Model) *Sample {
 	if path.Clean(name) != name || strings.HasPrefix(name, "..") || strings.HasPrefix(name, "/") {
 		return nil
 	}
-	text, err := d.file(ctx, m, name)
+	text, err := d.file(ctx, *m, name)
 	if err != nil || len(text) == 0 || len(text) > maxSample || !json.Valid(text) {
 		return nil
 	}

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"lapis/fault"
@@ -84,13 +83,12 @@ func (d *Deployer) routes(ctx context.Context) (serving.Routes, map[string]strin
 		return r, nil, err
 	}
 	for _, one := range all {
-		s := statusOf(one)
 		i, ok := byEndpoint[one.ID.Parent().Key()]
-		if !ok || s.Live == nil {
+		if !ok || one.status.Live == nil {
 			continue
 		}
 		e := &r.Endpoints[i]
-		out, task := d.route(one, s)
+		out, task := d.route(one.Resource, one.status)
 		if task != "" {
 			live[one.ID.Key()] = task
 		}
@@ -99,9 +97,15 @@ func (d *Deployer) routes(ctx context.Context) (serving.Routes, map[string]strin
 	return r, live, nil
 }
 
+// stored is a deployment as it is stored, with its status read.
+type stored struct {
+	resource.Resource
+	status Status
+}
+
 // deployments are all that are there to stay: neither they nor their endpoints
 // are on their way out.
-func (d *Deployer) deployments(ctx context.Context) ([]resource.Resource, error) {
+func (d *Deployer) deployments(ctx context.Context) ([]stored, error) {
 	endpoints, err := resource.All(ctx, d.Resources, resource.Query{Type: endpoint.EndpointType})
 	if err != nil {
 		return nil, err
@@ -116,19 +120,22 @@ func (d *Deployer) deployments(ctx context.Context) ([]resource.Resource, error)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var staying []stored
 	there := map[string]bool{}
-	all = slices.DeleteFunc(all, func(r resource.Resource) bool {
+	for _, r := range all {
 		key := r.ID.Key()
 		born, withdrawn := d.gone[key]
 		there[key] = withdrawn && born == r.Born
-		return there[key] || !stays[r.ID.Parent().Key()] || statusOf(r).State == resource.Deleting
-	})
+		if s := statusOf(r); !there[key] && stays[r.ID.Parent().Key()] && s.State != resource.Deleting {
+			staying = append(staying, stored{r, s})
+		}
+	}
 	for key := range d.gone {
 		if !there[key] {
 			delete(d.gone, key)
 		}
 	}
-	return all, nil
+	return staying, nil
 }
 
 // route is one deployment for the gateway.

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/json"
 	"fmt"
+	"io"
 	"path"
 	"strconv"
 	"strings"
@@ -73,6 +74,8 @@ type Model struct {
 	Base    string       `json:"base"`  // last name of its path
 	Mount   string       `json:"mount"` // folder that holds Base, below inputs/ of the task
 	Job     string       `json:"job,omitempty"`
+
+	mlmodel *mlmodel // once it was read
 }
 
 // Sample is a request that comes with the model and that it must answer before
@@ -195,7 +198,7 @@ func (d *Deployer) resolve(ctx context.Context, w wanted) (Spec, error) {
 		}
 	}
 	if s.Model != nil && s.Model.Type == "mlflow_model" && s.Code == nil && s.Runtime != serving.Program {
-		s.Sample = d.modelSample(ctx, *s.Model)
+		s.Sample = d.modelSample(ctx, s.Model)
 	}
 	if s.Batch, err = batch(p.Properties); err != nil {
 		return s, err
@@ -363,7 +366,8 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 	case tier == "container" && command == "":
 		return fault.New(fault.NotImplemented, "BadArgument", "A container needs a container engine, which this machine does not have; give the command that starts the server in properties: %s.", propCommand)
 	case command != "" && tier != "native" && tier != "python":
-		return program(s, command, routes)
+		program(s, command, routes)
+		return nil
 	case tier != "python" && native != "" && (s.Code == nil || tier == "native"):
 		s.Runtime, s.Flavor, s.Code = serving.Native, native, nil
 		return nil
@@ -388,7 +392,7 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 }
 
 // program is a server of the user's own.
-func program(s *Spec, command string, routes inferenceConfig) error {
+func program(s *Spec, command string, routes inferenceConfig) {
 	s.Runtime, s.Command = serving.Program, command
 	s.Port, s.Probe = 5001, "/"
 	if r := routes.Scoring; r != nil {
@@ -399,7 +403,6 @@ func program(s *Spec, command string, routes inferenceConfig) error {
 	} else if r := routes.Liveness; r != nil {
 		s.Probe = "/" + strings.TrimPrefix(r.Path, "/")
 	}
-	return nil
 }
 
 func (d *Deployer) model(ctx context.Context, w wanted) (*Model, error) {
@@ -464,7 +467,7 @@ func (d *Deployer) nativeFlavor(ctx context.Context, m *Model) (string, error) {
 		}
 		return "", nil
 	case "mlflow_model":
-		return d.mlflowFlavor(ctx, *m)
+		return d.mlflowFlavor(ctx, m)
 	}
 	// A folder with one model in it is that model.
 	found, flavor := "", ""
@@ -483,6 +486,9 @@ func (d *Deployer) nativeFlavor(ctx context.Context, m *Model) (string, error) {
 	return flavor, nil
 }
 
+// headSize is how much of a file is read to see what it is, in bytes.
+const headSize = 512
+
 // fileFlavor tells from a file's name and its beginning what model it holds.
 func (d *Deployer) fileFlavor(ctx context.Context, file compute.Tree) (string, error) {
 	ext := strings.ToLower(path.Ext(file.Prefix))
@@ -493,21 +499,16 @@ func (d *Deployer) fileFlavor(ctx context.Context, file compute.Tree) (string, e
 	default:
 		return "", nil
 	}
-	r, _, err := d.Blobs.Open(ctx, file.Container, file.Prefix, 0, 512)
+	r, _, err := d.Blobs.Open(ctx, file.Container, file.Prefix, 0, headSize)
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	head := make([]byte, 512)
-	n := 0
-	for n < len(head) {
-		k, err := r.Read(head[n:])
-		n += k
-		if err != nil {
-			break
-		}
+	head, err := io.ReadAll(io.LimitReader(r, headSize))
+	if err != nil {
+		return "", err
 	}
-	text := strings.TrimSpace(string(head[:n]))
+	text := strings.TrimSpace(string(head))
 	switch {
 	case strings.HasPrefix(text, "tree\n") || strings.HasPrefix(text, "tree\r\n"):
 		return "lightgbm", nil
@@ -519,7 +520,8 @@ func (d *Deployer) fileFlavor(ctx context.Context, file compute.Tree) (string, e
 	return "", nil
 }
 
-var clipped = 200
+// clipped is how much of what a user wrote is told again, in bytes.
+const clipped = 200
 
 func clip(s string) string {
 	if len(s) <= clipped {
