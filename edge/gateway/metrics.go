@@ -12,8 +12,8 @@ import (
 	"lapis/ml/serving"
 )
 
-// azure writes the metrics that Azure Monitor has for endpoints and deployments.
-// Latencies are in milliseconds.
+// azure writes what the gateway alone sees of the metrics that Azure Monitor has,
+// over the last minute to the second. Latencies are in milliseconds.
 func (g *Gateway) azure(b *bytes.Buffer, s, before serving.State) {
 	label := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace
 	was := map[string]serving.EndpointState{}
@@ -42,11 +42,12 @@ func (g *Gateway) azure(b *bytes.Buffer, s, before serving.State) {
 	family("ConnectionsActive", "Connections that are open.", func(e serving.EndpointState, put func(string, float64)) {
 		put("", float64(e.Connections))
 	})
+	seconds := max(s.Time.Sub(before.Time).Seconds(), 1)
 	family("NewConnectionsPerSecond", "Connections opened in a second, over the last minute.", func(e serving.EndpointState, put func(string, float64)) {
-		put("", float64(e.Connected-was[e.Name].Connected)/max(s.Time.Sub(before.Time).Seconds(), 1))
+		put("", float64(e.Connected-was[e.Name].Connected)/seconds)
 	})
-	family("NetworkBytes", "Bytes of bodies in the last minute.", func(e serving.EndpointState, put func(string, float64)) {
-		put("", float64(e.BytesIn+e.BytesOut-was[e.Name].BytesIn-was[e.Name].BytesOut))
+	family("NetworkBytes", "Bytes of bodies in a second, over the last minute.", func(e serving.EndpointState, put func(string, float64)) {
+		put("", float64(e.BytesIn+e.BytesOut-was[e.Name].BytesIn-was[e.Name].BytesOut)/seconds)
 	})
 	family("RequestsPerMinute", "Requests in the last minute.", func(e serving.EndpointState, put func(string, float64)) {
 		one := func(deployment string, status, model string, n int64) {
@@ -81,26 +82,6 @@ func (g *Gateway) azure(b *bytes.Buffer, s, before serving.State) {
 			return milliseconds(d.Latency.Minus(was.Latency).Percentile(q.q))
 		})
 	}
-	deployments("DeploymentCapacity", "Instances that take requests.", func(d, _ serving.DeploymentState) float64 {
-		n := 0
-		for _, i := range d.Instances {
-			if !i.Ejected {
-				n++
-			}
-		}
-		return float64(n)
-	})
-	collected := func(name, help string, of func(serving.DeploymentState) map[string]int64) {
-		family(name, help, func(e serving.EndpointState, put func(string, float64)) {
-			for _, d := range e.Deployments {
-				for _, c := range slices.Sorted(maps.Keys(of(d))) {
-					put(fmt.Sprintf(`,deployment="%s",type="%s"`, label(d.Name), c), float64(of(d)[c]-of(wasDeployment[[2]string{e.Name, d.Name}])[c]))
-				}
-			}
-		})
-	}
-	collected("DataCollectionEventsPerMinute", "Collected events in the last minute.", func(d serving.DeploymentState) map[string]int64 { return d.Collected })
-	collected("DataCollectionErrorsPerMinute", "Events that could not be collected, in the last minute.", func(d serving.DeploymentState) map[string]int64 { return d.Lost })
 }
 
 // The last minute is told from states that are remembered this often.
@@ -139,9 +120,9 @@ func (g *Gateway) before() serving.State {
 	return g.samples[0]
 }
 
-// Metrics is the state as Prometheus text: what Azure Monitor shows, under its
-// names and for the last minute, and counters for those who compute rates
-// themselves.
+// Metrics is the state as Prometheus text: what Azure Monitor shows of requests and
+// connections, under its names and for the last minute, and counters for those who
+// compute rates themselves.
 func (g *Gateway) Metrics() []byte {
 	var b bytes.Buffer
 	s := g.State()

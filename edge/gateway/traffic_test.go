@@ -500,14 +500,12 @@ func TestTheControlSocketSpeaksForTheGateway(t *testing.T) {
 		`lapis_online_connections_active{endpoint="e"} 1`,
 		`ConnectionsActive{endpoint="e"} 1`,
 		`RequestsPerMinute{endpoint="e",deployment="blue",statusCode="200",statusCodeClass="2xx",modelStatusCode="200"} 1`,
-		`DeploymentCapacity{endpoint="e",deployment="blue"} 1`,
 	} {
 		if err != nil || !strings.Contains(string(text), want+"\n") {
 			t.Errorf("no %s in\n%s %v", want, text, err)
 		}
 	}
-	for _, name := range []string{"NewConnectionsPerSecond", "NetworkBytes", "RequestLatency", "RequestLatency_P50", "RequestLatency_P90", "RequestLatency_P95",
-		"RequestLatency_P99", "DataCollectionEventsPerMinute", "DataCollectionErrorsPerMinute"} {
+	for _, name := range []string{"NewConnectionsPerSecond", "NetworkBytes", "RequestLatency", "RequestLatency_P50", "RequestLatency_P90", "RequestLatency_P95", "RequestLatency_P99"} {
 		if !strings.Contains(string(text), "\n# TYPE "+name+" gauge\n") {
 			t.Errorf("no %s", name)
 		}

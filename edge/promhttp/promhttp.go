@@ -62,8 +62,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	var b bytes.Buffer
-	s.gateway(r.Context(), &b)
-	s.minute(&b)
+	s.minute(&b, s.gateway(r.Context(), &b))
 	s.own(r.Context(), &b)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Write(b.Bytes())
@@ -76,8 +75,9 @@ func near(r *http.Request) bool {
 	return err == nil && ip != nil && ip.IsLoopback() && r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == ""
 }
 
-func (s *Server) gateway(ctx context.Context, b *bytes.Buffer) {
-	up := 0
+// gateway tells what the gateway counts, and returns the names of that.
+func (s *Server) gateway(ctx context.Context, b *bytes.Buffer) map[string]bool {
+	up, told := 0, map[string]bool{}
 	if s.Gateway != nil {
 		asking, cancel := context.WithTimeout(ctx, gatewayFor)
 		text, err := s.Gateway.Metrics(asking)
@@ -88,21 +88,34 @@ func (s *Server) gateway(ctx context.Context, b *bytes.Buffer) {
 			if len(text) > 0 && text[len(text)-1] != '\n' {
 				b.WriteByte('\n')
 			}
+			for line := range strings.Lines(string(text)) {
+				if words := strings.Fields(line); len(words) > 2 && words[0] == "#" && words[1] == "TYPE" {
+					told[words[2]] = true
+				}
+			}
 		}
 	}
 	family(b, "lapis_gateway_up", "gauge", "Whether the gateway answers")
 	sample(b, "lapis_gateway_up", nil, float64(up))
+	return told
 }
 
 // minute tells what the monitor has of the last minute, by the names of Azure
-// Monitor.
-func (s *Server) minute(b *bytes.Buffer) {
+// Monitor: each name once, so not those that the gateway has told to the second.
+func (s *Server) minute(b *bytes.Buffer, told map[string]bool) {
 	if s.Monitor == nil {
 		return
 	}
-	lines := map[string][]string{}
-	about := map[string]string{}
+	lines, about := map[string][]string{}, map[string]string{}
+	for _, d := range monitor.Definitions {
+		if (d.Scope == endpoint.EndpointType || d.Scope == endpoint.DeploymentType) && !told[d.Name] {
+			about[d.Name] = d.About + ", in the last minute"
+		}
+	}
 	s.Monitor.Latest(func(d monitor.Definition, resource string, dims map[string]string, v float64) {
+		if told[d.Name] {
+			return
+		}
 		parts := strings.Split(resource, "/")
 		labels := []string{"endpoint", parts[len(parts)-1]}
 		if strings.EqualFold(d.Scope, endpoint.DeploymentType) {
@@ -117,9 +130,8 @@ func (s *Server) minute(b *bytes.Buffer) {
 		var line bytes.Buffer
 		sample(&line, d.Name, labels, v)
 		lines[d.Name] = append(lines[d.Name], line.String())
-		about[d.Name] = d.About + ", in the last minute"
 	})
-	for _, name := range slices.Sorted(maps.Keys(lines)) {
+	for _, name := range slices.Sorted(maps.Keys(about)) {
 		family(b, name, "gauge", about[name])
 		slices.Sort(lines[name])
 		b.WriteString(strings.Join(lines[name], ""))

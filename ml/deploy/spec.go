@@ -388,6 +388,9 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 	case s.Model != nil && s.Model.Type == "triton_model":
 		return fault.Invalid("The model '%s:%s' is no model repository with ONNX models (models/NAME/VERSION/model.onnx), which alone are served without a container engine.", s.Model.Name, s.Model.Version).With("BadArgument").At("properties.model")
 	}
+	if s.Model != nil {
+		return fault.Invalid("The model '%s:%s' is none that is served by itself (ONNX, LightGBM, XGBoost, MLflow): give 'codeConfiguration' with a scoring script, or properties: %s.", s.Model.Name, s.Model.Version, propCommand).With("BadArgument").At("properties.codeConfiguration")
+	}
 	return fault.Invalid("The deployment has nothing that answers requests: give 'codeConfiguration' with a scoring script, an MLflow model, an ONNX, LightGBM or XGBoost model, or properties: %s.", propCommand).With("BadArgument").At("properties.codeConfiguration")
 }
 
@@ -495,7 +498,9 @@ func (d *Deployer) fileFlavor(ctx context.Context, file compute.Tree) (string, e
 	switch ext {
 	case ".onnx":
 		return "onnx", nil
-	case ".ubj", ".json", ".xgb", ".txt", ".lgb", ".model":
+	case ".lgb":
+		return "lightgbm", nil // one that is none is refused by who reads it all
+	case ".ubj", ".json", ".xgb", ".txt", ".model":
 	default:
 		return "", nil
 	}

@@ -3,6 +3,7 @@ back, through the unmodified SDK."""
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -11,6 +12,14 @@ import requests
 from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
 from azure.ai.ml.entities import CodeConfiguration, DataCollector, DeploymentCollection, Environment, ManagedOnlineDeployment, ManagedOnlineEndpoint
 from conftest import PLAIN
+
+# What Azure Monitor has of endpoints and deployments.
+FIGURES = {
+    *("ConnectionsActive", "NewConnectionsPerSecond", "NetworkBytes", "RequestsPerMinute", "DataCollectionEventsPerMinute", "DataCollectionErrorsPerMinute"),
+    *("RequestLatency", "RequestLatency_P50", "RequestLatency_P90", "RequestLatency_P95", "RequestLatency_P99"),
+    *("CpuUtilizationPercentage", "CpuMemoryUtilizationPercentage", "GpuUtilizationPercentage", "GpuMemoryUtilizationPercentage"),
+    *("GpuEnergyJoules", "DiskUtilization", "DeploymentCapacity"),
+}
 
 ECHO = """
 import json
@@ -163,6 +172,10 @@ def test_the_figures_of_the_server_are_read_without_a_token_on_this_machine(ml, 
         reply = session.get(base + "/metrics")
         assert reply.status_code == 200 and reply.headers["Content-Type"].startswith("text/plain")
         lines = [line for line in reply.text.splitlines() if f'endpoint="{name}"' in line and not line.startswith("#")]
+        families = [line.split()[2] for line in reply.text.splitlines() if line.startswith("# TYPE ")]
+        assert len(families) == len(set(families)) and FIGURES <= set(families)
+        series = [(line.split("{")[0], *sorted(re.findall(r'\w+="[^"]*"', line))) for line in lines]
+        assert len(series) == len(set(series))
         wanted = ("RequestsPerMinute", "RequestLatency_P99", "DeploymentCapacity", "CpuUtilizationPercentage")
         return all(any(line.startswith(metric + "{") for line in lines) for metric in wanted) and "lapis_requests_total" in reply.text
 
