@@ -29,6 +29,11 @@ var rules = []rule{
 		because: "errors are what everything speaks of, so they can speak of nothing",
 	},
 	{
+		from:    []string{"file"},
+		never:   []string{"..."},
+		because: "whatever keeps a file may use it, so it can use nothing",
+	},
+	{
 		from:    []string{"frame"},
 		never:   []string{"..."},
 		because: "processes that score speak it too, and need nothing else of the platform",

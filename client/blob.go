@@ -18,6 +18,7 @@ import (
 
 	"lapis/client/spec"
 	"lapis/fault"
+	"lapis/file"
 )
 
 // How blobs are moved: files up to singlePut go in one request, larger ones
@@ -319,46 +320,49 @@ func (c *Client) downloadTo(ctx context.Context, k container, prefix, dir, label
 
 // downloadFile brings one blob. A connection that breaks is taken up where it
 // broke; the file appears when it is whole.
-func (c *Client) downloadFile(ctx context.Context, address, file string, report func(int64)) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fault.Invalid("The folder %s cannot be made: %v.", filepath.Dir(file), err)
+func (c *Client) downloadFile(ctx context.Context, address, to string, report func(int64)) error {
+	return save(to, func(part *os.File) error {
+		var at int64
+		etag := ""
+		for tries := 0; ; tries++ {
+			h := blobHeader()
+			if at > 0 {
+				h.Set("Range", fmt.Sprintf("bytes=%d-", at))
+				h.Set("If-Match", etag)
+			}
+			res, err := c.do(ctx, call{method: http.MethodGet, url: address, header: h, anon: true})
+			if err != nil {
+				return err
+			}
+			etag = res.Header.Get("ETag")
+			n, err := io.Copy(part, &meter{res.Body, report})
+			res.Body.Close()
+			if at += n; err == nil {
+				return nil
+			}
+			var pe *os.PathError
+			if ctx.Err() != nil || tries > 20 || errors.As(err, &pe) {
+				return err
+			}
+		}
+	})
+}
+
+// save makes a file of what fill brings, and the folders above it; it is there
+// whole or not at all.
+func save(to string, fill func(*os.File) error) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fault.Invalid("The folder %s cannot be made: %v.", filepath.Dir(to), err)
 	}
-	part, err := os.CreateTemp(filepath.Dir(file), ".lapis-*")
-	if err != nil {
-		return fault.Invalid("%s cannot be written: %v.", file, err)
-	}
-	defer os.Remove(part.Name())
-	defer part.Close()
-	var at int64
-	etag := ""
-	for tries := 0; ; tries++ {
-		h := blobHeader()
-		if at > 0 {
-			h.Set("Range", fmt.Sprintf("bytes=%d-", at))
-			h.Set("If-Match", etag)
-		}
-		res, err := c.do(ctx, call{method: http.MethodGet, url: address, header: h, anon: true})
-		if err != nil {
-			return err
-		}
-		etag = res.Header.Get("ETag")
-		n, err := io.Copy(part, &meter{res.Body, report})
-		res.Body.Close()
-		if at += n; err == nil {
-			break
-		}
-		var pe *os.PathError
-		if ctx.Err() != nil || tries > 20 || errors.As(err, &pe) {
-			return fmt.Errorf("download %s: %w", file, err)
-		}
-	}
-	if err := part.Chmod(0o644); err != nil {
+	err := file.Whole(to, 0o644, fill)
+	var pe *os.PathError
+	switch {
+	case err == nil || fault.Find(err) != nil:
 		return err
+	case errors.As(err, &pe):
+		return fault.Invalid("%s cannot be written: %v.", to, err).From(err)
 	}
-	if err := part.Close(); err != nil {
-		return err
-	}
-	return os.Rename(part.Name(), file)
+	return fmt.Errorf("download %s: %w", to, err)
 }
 
 type meter struct {

@@ -9,10 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
-
-	"lapis/fault"
 )
 
 // MLflow sends a request of MLflow's protocol to the workspace. The path is
@@ -104,34 +101,17 @@ func (c *Client) GetArtifact(ctx context.Context, path, file string) (int64, err
 }
 
 // fetch brings what lies at an address of the server into a file.
-func (c *Client) fetch(ctx context.Context, address, file string) (int64, error) {
+func (c *Client) fetch(ctx context.Context, address, to string) (n int64, err error) {
 	res, err := c.do(ctx, call{method: http.MethodGet, url: address})
 	if err != nil {
 		return 0, err
 	}
 	defer res.Body.Close()
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return 0, fault.Invalid("%v", err).From(err)
-	}
-	part, err := os.CreateTemp(filepath.Dir(file), ".lapis-*")
-	if err != nil {
-		return 0, fault.Invalid("%v", err).From(err)
-	}
-	defer os.Remove(part.Name())
-	n, err := io.Copy(part, res.Body)
-	if err == nil {
-		err = part.Chmod(0o644)
-	}
-	if e := part.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(part.Name(), file)
-	}
-	if err != nil {
-		return n, fmt.Errorf("download %s: %w", file, err)
-	}
-	return n, nil
+	err = save(to, func(f *os.File) (err error) {
+		n, err = io.Copy(f, res.Body)
+		return err
+	})
+	return n, err
 }
 
 // LogSpans sends spans in OpenTelemetry's JSON to an experiment.

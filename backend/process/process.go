@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"lapis/fault"
+	"lapis/file"
 	"lapis/ml/blob"
 	"lapis/ml/compute"
 )
@@ -286,7 +287,7 @@ func (r *Runtime) discard(name string) error {
 	if err := os.Rename(r.dir(name), gone); err != nil {
 		return err
 	}
-	if err := syncDir(r.cfg.Dir); err != nil {
+	if err := file.Sync(r.cfg.Dir); err != nil {
 		return err
 	}
 	return sweep(gone)

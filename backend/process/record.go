@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"lapis/file"
 	"lapis/ml/compute"
 )
 
@@ -71,42 +72,19 @@ func readRecord[T any](dir, file string) (T, error) {
 
 // writeRecord replaces the file in one step. When durable, it survives a power
 // cut once writeRecord has returned.
-func writeRecord(dir, file string, v any, durable bool) error {
+func writeRecord(dir, name string, v any, durable bool) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, file)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
+	path := filepath.Join(dir, name)
 	if durable {
-		return syncDir(dir)
+		return file.Replace(path, b, 0o600)
 	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
+	return file.Whole(path, 0o600, func(f *os.File) error {
+		_, err := f.Write(b)
 		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	})
 }
 
 func exists(dir, file string) bool {

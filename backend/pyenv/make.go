@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lapis/fault"
+	"lapis/file"
 	"lapis/ml/environment"
 	"lapis/pattern"
 )
@@ -312,20 +313,7 @@ func seal(dir string, m marker) error {
 	if err != nil {
 		return err
 	}
-	half := filepath.Join(dir, readyFile+".half")
-	f, err := os.Create(half)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(half, filepath.Join(dir, readyFile)); err != nil {
-		return err
-	}
-	return folder.Sync()
+	return file.Replace(filepath.Join(dir, readyFile), append(text, '\n'), 0o644)
 }
 
 // size adds up what the files of dir take, in bytes.

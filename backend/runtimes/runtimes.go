@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lapis/fault"
+	"lapis/file"
 )
 
 // Package is one wheel of the package index, known by its hash.
@@ -100,7 +101,11 @@ func (r *Runtimes) Runner() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := write(path, in); err != nil {
+	err = file.Whole(path, 0o755, func(f *os.File) error {
+		_, err := io.Copy(f, in)
+		return errors.Join(err, f.Sync())
+	})
+	if err != nil {
 		return "", stored("the runner of native models", err)
 	}
 	return path, nil
@@ -118,29 +123,6 @@ func beside() (string, error) {
 	}
 	return "", fault.New(fault.NotImplemented, "RuntimeMissing",
 		"this lapis was built without the runner of native models, and there is no %s; build lapis with `make`, or put lapis-runner there", path)
-}
-
-// write writes an executable in one step: others see all of it or nothing.
-func write(path string, from io.Reader) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // it has its name by then
-	_, err = io.Copy(f, from)
-	if e := f.Chmod(0o755); err == nil {
-		err = e
-	}
-	if e := f.Sync(); err == nil {
-		err = e
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 func stored(what string, err error) error {

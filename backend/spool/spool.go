@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"lapis/file"
 	"lapis/ml/collect"
 	"lapis/ml/serving"
 )
@@ -235,7 +236,7 @@ func (s *Spool) Taken(_ context.Context, p collect.Piece) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(path+takenEnding, raw); err != nil {
+	if err := file.Replace(path+takenEnding, raw, 0o600); err != nil {
 		return err
 	}
 	giveBack(path, p.To)
@@ -254,27 +255,6 @@ func (s *Spool) path(p collect.Piece) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s is no file of the spool", p.ID)
-}
-
-func replace(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".taken-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 // giveBack makes a hole of what was taken: the file keeps its length, so that

@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lapis/fault"
+	"lapis/file"
 )
 
 func backupCommand() *cobra.Command {
@@ -79,7 +80,7 @@ const manifestName, theEnd = "backup.json", "backup.end"
 // in it: the restored one may be elsewhere.
 var backedUp = []string{"version", "identity.json", "keys"}
 
-func backup(ctx context.Context, data, file string, out io.Writer) (err error) {
+func backup(ctx context.Context, data, to string, out io.Writer) (err error) {
 	f, err := openFolder(data)
 	if err != nil {
 		return err
@@ -101,14 +102,14 @@ func backup(ctx context.Context, data, file string, out io.Writer) (err error) {
 		return f.explain(fmt.Errorf("copy the blobs: %w", err))
 	}
 	for _, name := range backedUp {
-		if err := freeze(ctx, f.path(name), filepath.Join(snapshot, name), temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := freeze(ctx, f.path(name), filepath.Join(snapshot, name), file.Unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("copy %s: %w", name, err)
 		}
 	}
 
-	tmp, err := os.OpenFile(file+".part", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	tmp, err := os.OpenFile(to+".part", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fault.Denied("The backup cannot be written to %s: %v.", file, plain(err)).From(err)
+		return fault.Denied("The backup cannot be written to %s: %v.", to, plain(err)).From(err)
 	}
 	defer func() {
 		if err != nil {
@@ -116,24 +117,24 @@ func backup(ctx context.Context, data, file string, out io.Writer) (err error) {
 			os.Remove(tmp.Name())
 		}
 	}()
-	n, err := pack(ctx, f.dir, snapshot, tmp, strings.HasSuffix(file, ".gz"))
+	n, err := pack(ctx, f.dir, snapshot, tmp, strings.HasSuffix(to, ".gz"))
 	if errors.Is(err, syscall.ENOSPC) {
-		return fault.New(fault.StorageFull, "StorageFull", "There is no room for the backup %s.", file).From(err)
+		return fault.New(fault.StorageFull, "StorageFull", "There is no room for the backup %s.", to).From(err)
 	}
 	if err == nil {
 		err = errors.Join(tmp.Sync(), tmp.Close())
 	}
 	if err == nil {
-		err = os.Rename(tmp.Name(), file)
+		err = os.Rename(tmp.Name(), to)
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
+		return fmt.Errorf("write %s: %w", to, err)
 	}
-	info, err := os.Stat(file)
+	info, err := os.Stat(to)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "Wrote %s: %d files, %.1f MB. It holds the keys to everything.\n", file, n, float64(info.Size())/1e6)
+	fmt.Fprintf(out, "Wrote %s: %d files, %.1f MB. It holds the keys to everything.\n", to, n, float64(info.Size())/1e6)
 	return nil
 }
 
@@ -173,9 +174,6 @@ func halfWritten(path string) bool {
 	parts := strings.Split(path, "/")
 	return len(parts) == 3 && parts[2] == "tmp" || path == ".trash"
 }
-
-// temporary tells which files folder.write has not finished.
-func temporary(path string) bool { return strings.HasPrefix(filepath.Base(path), ".new-") }
 
 func freezeBelow(ctx context.Context, from, to, at string, without func(string) bool) error {
 	info, err := os.Lstat(from)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lapis/fault"
+	"lapis/file"
 )
 
 // folder is the data folder: all that a server keeps.
@@ -131,7 +132,7 @@ func plain(err error) error {
 
 // write replaces a file in one step; it is on the disk when this returns.
 func (f *folder) write(name string, data []byte, mode fs.FileMode) error {
-	return f.explain(f.replace(name, data, mode))
+	return f.explain(file.Replace(f.path(name), data, mode))
 }
 
 // full is less room than anything can be done in, in bytes.
@@ -149,29 +150,6 @@ func (f *folder) explain(err error) error {
 		return fault.New(fault.StorageFull, "StorageFull", "There is no room left for the data folder %s. Free some space and try again.", f.dir).From(err)
 	}
 	return err
-}
-
-func (f *folder) replace(name string, data []byte, mode fs.FileMode) error {
-	path := f.path(name)
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // lock takes the folder for this process until the file is closed.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"lapis/file"
 	"lapis/ml/serving"
 )
 
@@ -52,7 +53,7 @@ func (e *events) add(v serving.Event) {
 	if e.last == e.reserved {
 		e.reserved += numbersAtOnce
 		b, _ := json.Marshal(struct{ Reserved int64 }{e.reserved})
-		if err := replace(e.path, b); err != nil {
+		if err := file.Replace(e.path, b, 0o600); err != nil {
 			// The numbers of this run are still in order.
 			e.reserved = e.last + numbersAtOnce
 		}

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lapis/file"
 	"lapis/ml/serving"
 )
 
@@ -115,7 +116,7 @@ func (g *Gateway) Apply(r serving.Routes) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(filepath.Join(g.cfg.Dir, routesFile), b); err != nil {
+	if err := file.Replace(filepath.Join(g.cfg.Dir, routesFile), b, 0o600); err != nil {
 		return fmt.Errorf("keep the routes: %w", err)
 	}
 	g.install(r)
@@ -175,29 +176,6 @@ func (e *endpoint) meet(ctx context.Context) {
 		e.connections.Add(1)
 		e.connected.Add(1)
 	}
-}
-
-// replace replaces a file in one step; it is on the disk when this returns.
-func replace(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(0o600), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // signal wakes all who wait for something to change.

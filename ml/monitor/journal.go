@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"lapis/file"
 	"lapis/ml/serving"
 )
 
@@ -85,7 +86,7 @@ func (m *Monitor) keep(k *kept) error {
 	if err != nil {
 		return fmt.Errorf("encode metrics: %w", err)
 	}
-	if err := replace(filepath.Join(m.Dir, presentFile), raw); err != nil {
+	if err := file.Replace(filepath.Join(m.Dir, presentFile), raw, 0o600); err != nil {
 		return err
 	}
 	if k == nil {
@@ -124,28 +125,6 @@ func (m *Monitor) append(name string, r record) error {
 		return err
 	}
 	return f.Close()
-}
-
-// replace puts a file in place in one step.
-func replace(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 // sweep removes the files of what is past its time.
