@@ -57,15 +57,21 @@ func machine() dispatch.Machine {
 	return dispatch.Machine{Cores: runtime.NumCPU(), Memory: memory(), GPUs: len(gpus)}
 }
 
-// memory is the machine's RAM in bytes, as the kernel tells it.
-func memory() int64 {
+// memory is the machine's RAM in bytes.
+func memory() int64 { return meminfo("MemTotal") }
+
+// freeMemory is what nobody uses of it, or would be given up at once.
+func freeMemory() int64 { return meminfo("MemAvailable") }
+
+// meminfo is a figure of the memory in bytes, as the kernel tells it.
+func meminfo(name string) int64 {
 	file, err := os.Open("/proc/meminfo")
 	if err != nil {
 		return 1 << 40
 	}
 	defer file.Close()
 	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) >= 2 && fields[0] == "MemTotal:" {
+		if fields := strings.Fields(lines.Text()); len(fields) >= 2 && fields[0] == name+":" {
 			if kb, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
 				return kb << 10
 			}

@@ -55,7 +55,7 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 	v.platform = &platform{blobs: blobs, builder: builder}
 	return deploy.New(deploy.Config{
 		Resources: resources, Blobs: blobs, Runtime: groups, Builder: builder, Groups: instances.Groups{}, Gateway: v.gateway,
-		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory}, Slots: v.settings.Instances,
+		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory}, Slots: v.settings.Instances, Free: freeMemory,
 		Dir: v.folder.path("serving", "logs"), Sockets: sockets, Spool: v.folder.path("serving", "collect"),
 		Endpoints: v.endpoints.Routes, Trust: serving.Trust{Key: key, Tenant: v.who.Tenant, Audiences: []string{v.origins.Default()}},
 		Host: v.host, Secret: v.connectionSecret, Log: v.log, Now: now,
@@ -98,7 +98,7 @@ func (f *folder) downGroups(ctx context.Context, out io.Writer) error {
 				continue
 			}
 			left++
-			stopped[o.ID] = true
+			stopped[o.ID[:strings.LastIndexByte(o.ID, '/')+1]] = true // without its generation
 			if err := groups.Stop(ctx, o.ID); err != nil {
 				return err
 			}

@@ -48,6 +48,9 @@ type Config struct {
 	// Slots are the instances that may run at once.
 	Slots int
 
+	// Free is the memory that nobody uses, in bytes; nil where that is not known.
+	Free func() int64
+
 	// Endpoints are the endpoints that are stored now, without their deployments.
 	Endpoints func(ctx context.Context) ([]serving.Endpoint, error)
 	Trust     serving.Trust
@@ -106,9 +109,13 @@ type group struct {
 	spec       Spec
 	instances  []serving.GroupInstance
 	count      int       // wanted
-	retired    bool      // out of the routes; it ends when its requests have
+	retired    bool      // out of the routes; it ends, or is empty, when its requests have
+	spare      bool      // it has no instances and is kept to have some again
+	ending     bool      // it is being stopped
 	tries      int       // starts since it was last well
 	next       time.Time // not to be started again before
+
+	orders sync.Mutex // one order at a time says how many instances to keep
 }
 
 // use is when a deployment was last asked something.
@@ -408,10 +415,11 @@ func (d *Deployer) known(task string, deployment resource.ID, gen string, spec S
 	defer d.mu.Unlock()
 	g := d.groups[task]
 	if g == nil {
-		g = &group{task: task, deployment: deployment, generation: gen, dir: d.socketDir(task)}
+		g = &group{task: task, dir: d.socketDir(task)}
 		d.groups[task] = g
 	}
-	g.spec, g.retired = spec, false
+	g.deployment, g.generation, g.spec = deployment, gen, spec
+	g.retired, g.spare = false, false
 	return g
 }
 
@@ -442,6 +450,9 @@ func (d *Deployer) observe(ctx context.Context, task string) (compute.Observed, 
 
 // launch starts a group, unless it runs.
 func (d *Deployer) launch(ctx context.Context, r resource.Resource, w wanted, g *group, count int, log io.Writer) error {
+	if err := d.ended(ctx, g); err != nil {
+		return err
+	}
 	if o, ok := d.observe(ctx, g.task); ok && o.Phase == compute.Exited {
 		if err := d.Runtime.Remove(ctx, g.task); err != nil {
 			return err
@@ -486,6 +497,23 @@ func (d *Deployer) launch(ctx context.Context, r resource.Resource, w wanted, g 
 	g.count, g.instances = count, nil
 	d.mu.Unlock()
 	return nil
+}
+
+// ended waits for the end of a group that is being stopped.
+func (d *Deployer) ended(ctx context.Context, g *group) error {
+	for {
+		d.mu.Lock()
+		ending := g.ending
+		d.mu.Unlock()
+		if !ending {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func empty(r environment.Recipe) bool {
@@ -647,6 +675,8 @@ func (d *Deployer) reveal(ctx context.Context, from resource.ID, name, value str
 
 // resize tells a group how many instances to keep.
 func (d *Deployer) resize(ctx context.Context, g *group, count int) (serving.Group, error) {
+	g.orders.Lock()
+	defer g.orders.Unlock()
 	seen, err := d.Groups.Resize(ctx, g.dir, count)
 	if err == nil {
 		d.mu.Lock()

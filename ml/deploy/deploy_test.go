@@ -60,7 +60,7 @@ func TestTheCauseOfAGroupsEndIsNotTheServersOwnWords(t *testing.T) {
 		{compute.Exit{OOM: true, LastLine: "x"}, "memory"},
 		{compute.Exit{Lost: "machine restarted"}, "machine restarted"},
 	} {
-		if got := ended(c.exit).Error(); !strings.Contains(got, c.want) {
+		if got := crashed(c.exit).Error(); !strings.Contains(got, c.want) {
 			t.Errorf("%+v: %q", c.exit, got)
 		}
 	}

@@ -141,6 +141,7 @@ func (d *Deployer) pass(ctx context.Context) error {
 	changing := map[string]bool{} // beginnings of tasks of deployments that are about to change
 	hashes := map[string]bool{}   // of environments
 	stale := false                // the routes
+	var replaced []replacement    // generations that may come back
 	sites := map[string]ml.Site{} // by the key of their workspaces
 	for _, r := range all {
 		home := ml.Home(r.ID).Key()
@@ -173,6 +174,9 @@ func (d *Deployer) pass(ctx context.Context) error {
 		if busy || s.Asleep {
 			continue
 		}
+		if p, ok := d.replacement(site, r, observed); ok {
+			replaced = append(replaced, p)
+		}
 		g := d.known(task, r.ID, s.Live.ID, s.Live.Spec)
 		if o := observed[task]; o.Phase != compute.Running {
 			d.revive(ctx, r.Resource, g, s)
@@ -189,6 +193,10 @@ func (d *Deployer) pass(ctx context.Context) error {
 		if err := d.Route(ctx); err != nil {
 			return err
 		}
+	}
+	for _, p := range d.kept(replaced) {
+		named[p.task] = true
+		d.empty(ctx, p)
 	}
 	d.sweep(ctx, observed, named, changing)
 	return d.rest(ctx, all)
@@ -357,6 +365,105 @@ func (d *Deployer) drained(ctx context.Context, instances []string, timeout time
 	}
 }
 
+// What an update has replaced stays for a while, so that it is there at once when
+// it is wanted back: its group, which has loaded what its instances are made from,
+// without an instance. One for each deployment, maxKept on the server, and none
+// where less than a part minFree of the memory is free.
+const (
+	keepFor = 15 * time.Minute
+	maxKept = 8
+	minFree = 10
+)
+
+// replacement is a generation that was replaced and whose group runs.
+type replacement struct {
+	task       string
+	deployment resource.ID
+	generation Generation
+	since      time.Time
+}
+
+// replacement is what a rollback of the deployment would bring back, if that is
+// to be kept.
+func (d *Deployer) replacement(site ml.Site, r stored, observed map[string]compute.Observed) (replacement, bool) {
+	s := r.status
+	if s.Previous == nil || s.Previous.ID == s.Live.ID {
+		return replacement{}, false
+	}
+	p := replacement{task: taskID(site.GUID, r.ID, s.Previous.ID), deployment: r.ID, generation: *s.Previous}
+	var err error
+	if p.since, err = time.Parse(time.RFC3339, s.Live.At); err != nil || observed[p.task].Phase != compute.Running {
+		return p, false
+	}
+	age := d.Now().Sub(p.since)
+	return p, age < keepFor && age > -keepFor // the clock may have been set
+}
+
+// kept are those that there is room for, the latest first.
+func (d *Deployer) kept(all []replacement) []replacement {
+	if d.Free != nil && len(all) > 0 && d.Free() < d.Machine.Memory/minFree {
+		return nil
+	}
+	slices.SortStableFunc(all, func(a, b replacement) int { return b.since.Compare(a.since) })
+	return all[:min(len(all), maxKept)]
+}
+
+// empty takes the instances from a group that was replaced, once they have ended
+// their requests.
+func (d *Deployer) empty(ctx context.Context, p replacement) {
+	d.mu.Lock()
+	g := d.groups[p.task]
+	if g == nil {
+		g = &group{task: p.task, dir: d.socketDir(p.task), deployment: p.deployment, generation: p.generation.ID, spec: p.generation.Spec}
+		d.groups[p.task] = g
+	}
+	due := !g.spare && d.busy[p.task] == 0 && d.busy[p.deployment.Key()] == 0 && d.live[p.deployment.Key()] != p.task
+	if due {
+		g.retired = true
+		d.busy[p.task]++
+	}
+	d.mu.Unlock()
+	if !due {
+		return
+	}
+	d.work.Go(func() {
+		defer d.release(p.task)
+		if _, err := d.look(ctx, g); err != nil {
+			return // it is just beginning, or just ending
+		}
+		ids, timeout := d.instancesOf(g)
+		d.drained(ctx, ids, timeout)
+		g.orders.Lock()
+		defer g.orders.Unlock()
+		d.mu.Lock()
+		wanted := !g.retired // back, meanwhile
+		d.mu.Unlock()
+		if wanted || ctx.Err() != nil {
+			return
+		}
+		seen, err := d.Groups.Resize(ctx, g.dir, 0)
+		if err != nil {
+			d.Log.Warn("empty a group that was replaced", "group", g.task, "err", err)
+			return
+		}
+		d.mu.Lock()
+		g.count, g.instances, g.spare = 0, seen.Instances, g.retired
+		d.mu.Unlock()
+	})
+}
+
+// instancesOf are the ids of a group's instances, and how long they may work on
+// what they have.
+func (d *Deployer) instancesOf(g *group) ([]string, time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var ids []string
+	for _, in := range g.instances {
+		ids = append(ids, instanceID(g, in.Number))
+	}
+	return ids, max(g.spec.Timeout, 5*time.Second)
+}
+
 // sweep ends the groups that no deployment names.
 func (d *Deployer) sweep(ctx context.Context, observed map[string]compute.Observed, named, changing map[string]bool) {
 	for task, o := range observed {
@@ -373,9 +480,9 @@ func (d *Deployer) sweep(ctx context.Context, observed map[string]compute.Observ
 			g = &group{task: task, dir: d.socketDir(task), generation: task[len(owner):]}
 			d.groups[task] = g
 		}
-		ends := d.busy[task] == 0 && !slices.Contains(slices.Collect(maps.Values(d.live)), task)
+		ends := d.busy[task] == 0 && d.busy[g.deployment.Key()] == 0 && !slices.Contains(slices.Collect(maps.Values(d.live)), task)
 		if ends {
-			g.retired = true
+			g.retired, g.ending = true, true
 			d.busy[task]++
 		}
 		unseen := len(g.instances) == 0
@@ -389,6 +496,9 @@ func (d *Deployer) sweep(ctx context.Context, observed map[string]compute.Observ
 				_, _ = d.look(ctx, g) // one that does not tell has nothing to end
 			}
 			d.end(ctx, g)
+			d.mu.Lock()
+			g.ending = false
+			d.mu.Unlock()
 		})
 	}
 }
@@ -396,13 +506,7 @@ func (d *Deployer) sweep(ctx context.Context, observed map[string]compute.Observ
 // end lets a group that is out of the routes end its requests, stops it and
 // forgets it. What is interrupted, the next pass does again.
 func (d *Deployer) end(ctx context.Context, g *group) {
-	d.mu.Lock()
-	var ids []string
-	for _, in := range g.instances {
-		ids = append(ids, instanceID(g, in.Number))
-	}
-	timeout := max(g.spec.Timeout, 5*time.Second)
-	d.mu.Unlock()
+	ids, timeout := d.instancesOf(g)
 	d.drained(ctx, ids, timeout)
 	if err := d.stop(ctx, g); err != nil {
 		if ctx.Err() == nil {

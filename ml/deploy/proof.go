@@ -35,7 +35,7 @@ func (d *Deployer) proven(ctx context.Context, g *group, count int, log io.Write
 		}
 		if err != nil || time.Since(lastLook) > 250*time.Millisecond {
 			if o, ok := d.observe(ctx, g.task); ok && o.Phase == compute.Exited {
-				return ended(o.Exit)
+				return crashed(o.Exit)
 			}
 			lastLook = time.Now()
 		}
@@ -69,8 +69,8 @@ func failedStart(seen serving.Group) error {
 	return nil
 }
 
-// ended is the crash of a whole group.
-func ended(e compute.Exit) error {
+// crashed is the crash of a whole group.
+func crashed(e compute.Exit) error {
 	first := ""
 	for line := range strings.SplitSeq(strings.TrimSpace(e.LastLine), "\n") {
 		if !strings.HasPrefix(line, "lapis: ") {

@@ -179,11 +179,11 @@ func reachable(g *group, count int) []serving.Instance {
 	return pick(func(in serving.GroupInstance) bool { return in.State != serving.Stopping && !in.Fatal })
 }
 
-// lowest is the number that a group gives its first instance.
+// lowest is the number of the first instance of a group that is to stay.
 func lowest(instances []serving.GroupInstance) int {
 	n := 0
-	for i, in := range instances {
-		if i == 0 || in.Number < n {
+	for _, in := range instances {
+		if in.State != serving.Stopping && (n == 0 || in.Number < n) {
 			n = in.Number
 		}
 	}

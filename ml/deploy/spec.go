@@ -150,7 +150,7 @@ func (d *Deployer) resolve(ctx context.Context, w wanted) (Spec, error) {
 	var s Spec
 	s.Variables = p.Variables
 	s.Concurrency = max(p.Requests.MaxConcurrent, 1)
-	s.Kept = kept(p.Collector)
+	s.Kept = shares(p.Collector)
 	s.ScoringPath = scorePath
 	if err := s.Requests.read(p); err != nil {
 		return s, err
@@ -284,13 +284,13 @@ func collect(c *endpoint.Collector) *serving.Collect {
 	return &out
 }
 
-// kept are the collections that instances write, with the share of the events
+// shares are the collections that instances write, with the share of the events
 // that is kept; nil for none.
-func kept(c *endpoint.Collector) map[string]float64 {
+func shares(c *endpoint.Collector) map[string]float64 {
 	if c == nil {
 		return nil
 	}
-	var shares map[string]float64
+	var out map[string]float64
 	for name, of := range c.Collections {
 		name = strings.ToLower(name)
 		if name == "request" || name == "response" || strings.EqualFold(of.DataCollectionMode, "Disabled") {
@@ -303,12 +303,12 @@ func kept(c *endpoint.Collector) map[string]float64 {
 		if share == 0 {
 			share = 1
 		}
-		if shares == nil {
-			shares = map[string]float64{}
+		if out == nil {
+			out = map[string]float64{}
 		}
-		shares[name] = share
+		out[name] = share
 	}
-	return shares
+	return out
 }
 
 func batch(p map[string]string) (*serving.Batch, error) {

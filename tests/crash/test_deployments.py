@@ -98,6 +98,17 @@ class World:
         return found
 
 
+    def workers(self, pid):
+        """How many processes the group of that pid has begun."""
+        found = 0
+        for p in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                found += int((p / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid
+            except (OSError, IndexError):
+                pass
+        return found
+
+
 class Load:
     def __init__(self, world, clients=3):
         self.uri, self.key = world.uri, world.key
@@ -157,7 +168,8 @@ def test_a_restart_of_the_server_fails_no_request(world):
         world.create("two", 2)  # and it is the master again
         load.more("two")
     assert not load.failed, load.failed[:3]
-    assert world.until(lambda: len(world.groups()) == 1) and world.groups() != groups
+    # The one that was replaced is kept, for a rollback.
+    assert world.until(lambda: len(world.groups()) == 2) and set(groups) < set(world.groups())
 
 
 def test_a_server_killed_at_any_moment_of_an_update_goes_on_with_it(world):
@@ -180,7 +192,36 @@ def test_a_server_killed_at_any_moment_of_an_update_goes_on_with_it(world):
             load.more(says, 20)
             assert sum(n for v, n in load.said.items() if v != says) == old
     assert not load.failed, load.failed[:3]
-    assert world.until(lambda: len(world.groups()) == 1)
+    assert world.until(lambda: len(world.groups()) == 2)  # the live one and the one before
+
+
+def test_what_an_update_replaced_comes_back_from_its_own_group_after_a_crash_too(world):
+    world.create("one")
+    first = world.groups()
+    world.create("two")
+    world.server.kill()
+    world.server.start()
+    with Load(world) as load:
+        load.more("two", 5)
+        assert set(first) < set(world.groups())
+        reply = world.rest("POST", world.path("deployments/blue/rollback"))
+        assert reply.status_code == 202, reply.text
+        load.more("one", 20)
+        (pid,) = first
+        assert pid in world.groups(), "the version before was started anew"
+        # Whose instance goes, once that of the other is there.
+        world.until(lambda: [p for p in world.groups() if world.workers(p)] == [pid])
+        world.server.kill()
+        world.server.start()
+        world.create("three")
+        load.more("three", 5)
+        # Only the last of those that were replaced is kept.
+        world.until(lambda: len(world.groups()) == 2)
+        assert pid in world.groups()
+    assert not load.failed, load.failed[:3]
+    assert world.rest("DELETE", world.path("deployments/blue")).status_code in (400, 409)  # it has traffic
+    world.run("online-endpoint", "delete", "--name", world.name, "--yes")
+    world.until(lambda: not world.groups())
 
 
 def test_a_group_that_is_killed_comes_back(world):
