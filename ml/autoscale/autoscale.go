@@ -48,7 +48,7 @@ type Autoscaler struct {
 	settings    []resource.Resource
 	deployments map[string]resource.Resource
 	tracks      map[string]*track
-	scaled      map[string]time.Time // setting → when it last changed something, where that could not be stored
+	scaled      map[string]time.Time // setting → when a rule last changed something, where that could not be stored
 	said        map[string]string    // setting → why it waits, so that it is logged once
 }
 
@@ -172,7 +172,7 @@ func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resour
 		last = at
 	}
 	if p := kept.Pending; p != nil {
-		a.do(ctx, last, r, target, *p)
+		a.do(ctx, now, r, target, *p)
 		return
 	}
 	d := s.decide(now, current, last, func(t Trigger) reading { return a.read(now, t, target.ID) })
@@ -187,14 +187,20 @@ func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resour
 	// The decision and its time are kept first: after a crash it is done, and not
 	// decided once more on what was measured before it.
 	p := pending{From: current, To: d.count, Reason: d.reason}
-	raw, _ := json.Marshal(settingStatus{LastScaled: now.Format(time.RFC3339Nano), Pending: &p})
+	keep := settingStatus{Pending: &p}
+	if !d.free {
+		keep.LastScaled = now.Format(time.RFC3339Nano)
+	}
+	raw, _ := json.Marshal(keep)
 	if _, err := a.Resources.Commit(ctx, resource.Batch{Statuses: []resource.StatusWrite{{ID: r.ID, Change: overlay(raw)}}}); err != nil {
 		if ctx.Err() == nil {
 			a.Log.Error("keep a scale action", "setting", r.ID.String(), "err", err)
 		}
 		return
 	}
-	a.scaled[r.ID.Key()] = now
+	if !d.free {
+		a.scaled[r.ID.Key()] = now
+	}
 	a.do(ctx, now, r, target, p)
 }
 

@@ -74,7 +74,7 @@ func TestABusyDeploymentIsScaledOutOnceAndTheLogTellsWhy(t *testing.T) {
 	properties := fmt.Sprintf(`{"targetResourceUri":%q,"profiles":[%s]}`, target1,
 		profile("default", 2, 2, 5, "", rule(monitor.CPU, "GreaterThan", 70, "Increase", "ChangeCount", 2, "PT5M")))
 	for _, r := range []resource.Resource{
-		{ID: deployment, Properties: json.RawMessage(`{}`), Status: json.RawMessage(`{"provisioningState":"Succeeded","live":{"generation":"g"},"capacity":2}`)},
+		{ID: deployment, Properties: json.RawMessage(`{}`), Status: json.RawMessage(`{"provisioningState":"Succeeded","live":{"generation":"g"},"capacity":1}`)},
 		{ID: settingID, Properties: json.RawMessage(properties)},
 	} {
 		if _, err := store.Commit(t.Context(), resource.Batch{Puts: []resource.Write{{Resource: r, Expect: resource.Absent}}}); err != nil {
@@ -93,23 +93,24 @@ func TestABusyDeploymentIsScaledOutOnceAndTheLogTellsWhy(t *testing.T) {
 	var loops sync.WaitGroup
 	loops.Go(func() { m.Run(ctx) })
 	loops.Go(func() { a.Run(ctx) })
-	for end := time.Now().Add(time.Minute); scale.said() == "" && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); scale.said() != "2 4" && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	stop()
 	loops.Wait()
-	if scale.said() != "4" {
-		t.Fatalf("scaled to %q, want 4", scale.said())
+	// The profile's minimum first, which begins no cooldown, and then the rule.
+	if scale.said() != "2 4" {
+		t.Fatalf("scaled to %q, want 2 and then 4", scale.said())
 	}
 	log, err := store.Activities(t.Context(), settingID, time.Now().Add(time.Hour), 10)
-	if err != nil || len(log) != 1 || !strings.Contains(log[0].Reason, "CpuUtilizationPercentage is 90") || !strings.Contains(log[0].Reason, "raises 2 to 4") {
+	if err != nil || len(log) != 2 || !strings.Contains(log[0].Reason, "CpuUtilizationPercentage is 90") || !strings.Contains(log[0].Reason, "raises 2 to 4") {
 		t.Errorf("%+v, %v: the log must tell why", log, err)
 	}
 	// The cooldown is kept over a restart.
 	if err := New(config).pass(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if scale.said() != "4" {
+	if scale.said() != "2 4" {
 		t.Errorf("scaled to %q after a restart, within the cooldown", scale.said())
 	}
 
@@ -124,7 +125,7 @@ func TestABusyDeploymentIsScaledOutOnceAndTheLogTellsWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if scale.said() != "4 5" {
+	if scale.said() != "2 4 5" {
 		t.Errorf("scaled to %q after a kill between deciding and doing, want 5 once more", scale.said())
 	}
 }

@@ -28,13 +28,14 @@ type reading struct {
 
 // decision is what is to be done.
 type decision struct {
-	count  int // instances there shall be
+	count  int  // instances there shall be
+	free   bool // no rule asks for it, but the profile's bounds: no cooldown begins
 	reason string
 	waits  string // why nothing is done although a rule says so; "" otherwise
 }
 
 // decide is the whole engine: what holds now, what the metrics are, how many
-// instances there are and when they last were changed, to how many there shall
+// instances there are and when a rule last changed that, to how many there shall
 // be. Any rule that scales out does; those that scale in all must agree; and no
 // scaling in that would make a rule scale out again at once.
 func (s Setting) decide(now time.Time, current int, last time.Time, read func(Trigger) reading) decision {
@@ -49,10 +50,10 @@ func (s Setting) decide(now time.Time, current int, last time.Time, read func(Tr
 	least, most, fallback := int(p.Capacity.Minimum), int(p.Capacity.Maximum), int(p.Capacity.Default)
 	held := fmt.Sprintf("profile %q holds %d to %d instances", p.Name, least, most)
 	if current < least {
-		return decision{count: least, reason: fmt.Sprintf("%s; there were %d", held, current)}
+		return decision{count: least, free: true, reason: fmt.Sprintf("%s; there were %d", held, current)}
 	}
 	if current > most {
-		return decision{count: most, reason: fmt.Sprintf("%s; there were %d", held, current)}
+		return decision{count: most, free: true, reason: fmt.Sprintf("%s; there were %d", held, current)}
 	}
 	values := make([]reading, len(p.Rules))
 	anyKnown := len(p.Rules) == 0
@@ -65,7 +66,7 @@ func (s Setting) decide(now time.Time, current int, last time.Time, read func(Tr
 	}
 	if !anyKnown {
 		if current < fallback {
-			return decision{count: fallback, reason: fmt.Sprintf("no metric of profile %q is known, and its default is %d instances; there were %d", p.Name, fallback, current)}
+			return decision{count: fallback, free: true, reason: fmt.Sprintf("no metric of profile %q is known, and its default is %d instances; there were %d", p.Name, fallback, current)}
 		}
 		return stay
 	}

@@ -296,7 +296,7 @@ def test_the_autoscale_walk_of_the_documentation(az, group, deployment):
     az(*rule, "--condition", "CpuUtilizationPercentage < 25 avg 5m", "--scale", "in", "1")
     az(*rule, "--condition", "RequestLatency > 100000 avg 5m", "--resource", endpoint, "--scale", "out", "1")
     az(*rule, "--condition", "DeploymentCapacity > 0 avg 5m", "--scale", "out", "2", "--cooldown", "1")
-    until(lambda: instances() >= 4, within=120)  # a rule that always holds, one minute after the change before
+    until(lambda: instances() >= 4, within=120)  # a rule that always holds
     az("monitor", "autoscale", "profile", "create", "--autoscale-name", setting, "-g", group, "-n", "weekend", "--count", "2",
        "--recurrence", "week", "sat", "sun", "--timezone", "Pacific Standard Time")
     shown = az("monitor", "autoscale", "show", "-g", group, "-n", setting)
