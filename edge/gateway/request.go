@@ -393,6 +393,7 @@ func (x *exchange) score() *refusal {
 	for attempt := 0; ; attempt++ {
 		i, held, no := x.d.acquire(ctx, x.deadline, attempt > 0)
 		if no != nil {
+			x.keep = nil // only what an instance was given is collected
 			return no
 		}
 		if held { // a cold start has a bound of its own

@@ -287,7 +287,9 @@ func TestNTimesCRunAsManyWaitAndTheRestIs429(t *testing.T) {
 			return answer(200, "ok")
 		}
 		one, two := startProcess(t, work), startProcess(t, work)
-		e := endpointOf(deploymentOf("blue", concurrency, one, two))
+		blue := deploymentOf("blue", concurrency, one, two)
+		blue.Collect = &serving.Collect{Request: true, Response: true, Rate: 1}
+		e := endpointOf(blue)
 		e.Kind = kind
 		h.apply(e)
 		d := h.deployment("blue")
@@ -326,6 +328,14 @@ func TestNTimesCRunAsManyWaitAndTheRestIs429(t *testing.T) {
 		events := h.events()
 		if events[0].Kind != serving.EventRefused || events[0].Deployment != "blue" {
 			t.Errorf("%+v", events)
+		}
+		// What no instance was given is not collected.
+		until(t, "what was answered is collected", func() bool {
+			c := d.state().Collected
+			return c["request"] >= 2*concurrency*count && c["response"] >= 2*concurrency*count && len(h.g.collect.queue) == 0
+		})
+		if c := d.state(); c.Collected["request"] != 2*concurrency*count || c.Collected["response"] != 2*concurrency*count || c.Lost["request"] != 0 {
+			t.Errorf("%v and %v lost", c.Collected, c.Lost)
 		}
 	}
 }
