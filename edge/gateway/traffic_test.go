@@ -441,6 +441,36 @@ func TestASampleIsCollected(t *testing.T) {
 	}
 }
 
+func TestARequestThatWaitedInVainIsNotCollected(t *testing.T) {
+	h := open(t)
+	release := make(chan struct{})
+	d := deploymentOf("blue", 1, startProcess(t, func(_ frame.Request, gone <-chan struct{}, _ write) *frame.Reply {
+		select {
+		case <-release:
+		case <-gone:
+		}
+		return answer(200, "{}")
+	}))
+	d.QueueWait = 20 * time.Millisecond
+	d.Collect = &serving.Collect{Request: true, Response: true, Rate: 1}
+	h.apply(endpointOf(d))
+	first := make(chan reply, 1)
+	go func() { first <- h.score(`"first"`) }()
+	until(t, "the first one is worked on", func() bool { running, _ := h.deployment("blue").counts(); return running == 1 })
+	if r := h.score(`"in vain"`); r.status == 200 {
+		t.Errorf("%+v", r)
+	}
+	close(release)
+	if r := <-first; r.status != 200 {
+		t.Errorf("%+v", r)
+	}
+	state := func() serving.DeploymentState { return h.g.State().Endpoints[0].Deployments[0] }
+	until(t, "the answer is collected", func() bool { return state().Collected["response"] > 0 && len(h.g.collect.queue) == 0 })
+	if s := state(); s.Collected["request"] != 1 || s.Collected["response"] != 1 {
+		t.Errorf("%v", s.Collected)
+	}
+}
+
 func TestTheControlSocketSpeaksForTheGateway(t *testing.T) {
 	h := open(t)
 	stopped := make(chan bool, 1)
