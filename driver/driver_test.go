@@ -605,6 +605,17 @@ func TestALibraryIsImportedBeforeTheFork(t *testing.T) {
 	}
 }
 
+func TestWhatAScriptKnowsOfTheAzureServerIsImportedBeforeTheFork(t *testing.T) {
+	for _, module := range []string{"azureml_inference_server_http.api.aml_request", "azureml.contrib.services.aml_request"} {
+		g := scriptOf(t, withFlask(t), map[string]string{
+			"score.py": "import sys\nthere = 'flask' in sys.modules\nfrom " + module + " import rawhttp\ndef init(): pass\n@rawhttp\ndef run(r): return there\n",
+		})
+		if a := g.dial(g.ready(1)[0]).post(t, ""); a.body != "true" {
+			t.Errorf("%s was imported in the worker: %s", module, a.body)
+		}
+	}
+}
+
 func library(t *testing.T, name, text string) string {
 	t.Helper()
 	dir := t.TempDir()

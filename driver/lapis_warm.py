@@ -17,6 +17,9 @@ PICKLES = (".pkl", ".pickle", ".joblib", ".sav")
 PICKLE_HEAD = 256 << 10  # bytes of each
 PICKLED = re.compile(rb"\b((?:sklearn|scipy|xgboost|lightgbm|catboost|pandas|statsmodels)(?:\.[A-Za-z_]\w*)*)\b")
 
+# What scripts know of the Azure inference server; it takes Flask with it.
+SHIMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shims")
+
 # Their threads and handles do not survive a fork.
 NEVER = frozenset(["tensorflow", "jax", "jaxlib", "grpc", "ray", "pyspark", "cupy"])
 
@@ -49,12 +52,13 @@ def hidden(name):
     platform = os.environ.get("LAPIS_PLATFORM_PACKAGES")
     if platform:
         sys.path.append(platform)
+    sys.path.append(SHIMS)
     saved = [os.dup(1), os.dup(2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        importlib.import_module(name)
+        importlib.import_module(name.replace("azureml.contrib.services.", "azureml_inference_server_http.api."))
     except BaseException:
         pass
     finally:
