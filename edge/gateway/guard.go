@@ -25,15 +25,39 @@ func (g guarded) Accept() (net.Conn, error) {
 
 type guardedConn struct {
 	net.Conn
+	part  []byte      // the end of what was read, which may be half a head
 	twice atomic.Bool // a head with both was seen
 }
 
+// partMost bounds what is kept of one read for the next, in bytes.
+const partMost = 16 << 10
+
+// Read is called by one goroutine at a time.
 func (c *guardedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if hasBoth(b[:n]) {
+	seen := b[:n]
+	if len(c.part) > 0 {
+		c.part = append(c.part, seen...)
+		seen = c.part
+	}
+	if hasBoth(seen) {
 		c.twice.Store(true)
 	}
+	c.part = append(c.part[:0], unfinished(seen)...)
 	return n, err
+}
+
+// unfinished is what follows the last blank line: half of a head, or of a body.
+// What is longer than a head is no head.
+func unfinished(b []byte) []byte {
+	for len(b) <= partMost {
+		at := bytes.Index(b, []byte("\n\r\n"))
+		if at < 0 {
+			return b
+		}
+		b = b[at+3:]
+	}
+	return nil
 }
 
 // hasBoth tells whether the bytes hold a head of HTTP/1.1 with both headers.
@@ -56,11 +80,17 @@ func hasBoth(b []byte) bool {
 			if end := bytes.Index(head, []byte("\r\n\r\n")); end >= 0 {
 				head = head[:end]
 			}
-			if bytes.Contains(head, []byte("HTTP/1.1\r\n")) && bytes.Contains(bytes.ToLower(head), []byte("\ncontent-length")) {
+			if hasLine(head) && bytes.Contains(bytes.ToLower(head), []byte("\ncontent-length")) {
 				return true
 			}
 		}
 	}
+}
+
+// hasLine tells whether the first line of a head is there. It may end without
+// a carriage return.
+func hasLine(head []byte) bool {
+	return bytes.Contains(head, []byte("HTTP/1.1\r\n")) || bytes.Contains(head, []byte("HTTP/1.1\n"))
 }
 
 // foldedEqual compares letters without their case.

@@ -343,6 +343,7 @@ func TestNoRequestIsSmuggledInAnother(t *testing.T) {
 			{"a length and chunks", head + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden},
 			{"chunks and a length", head + "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n" + hidden},
 			{"chunks in other letters and a length", head + "tRANSFER-eNCODING: chunked\r\ncONTENT-lENGTH: 6\r\n\r\n0\r\n\r\n" + hidden},
+			{"a length and chunks on lines that end short", strings.ReplaceAll(head, "\r\n", "\n") + "Content-Length: 4\nTransfer-Encoding: chunked\n\r\n0\r\n\r\n" + hidden},
 			{"two lengths", head + "Content-Length: 4\r\nContent-Length: 40\r\n\r\nabcd" + hidden},
 			{"two lengths in one", head + "Content-Length: 4, 40\r\n\r\nabcd" + hidden},
 			{"a length with a sign", head + "Content-Length: +4\r\n\r\nabcd"},
@@ -370,6 +371,15 @@ func TestNoRequestIsSmuggledInAnother(t *testing.T) {
 				return true
 			})
 		}
+		// A head that comes in two parts is one head.
+		targets.Clear()
+		if status := h.inParts(t, head+"Content-Length: 4\r\nTransfer-", "Encoding: chunked\r\n\r\n0\r\n\r\n"); status != 400 {
+			t.Errorf("%s: a length and chunks in two parts: %d", what, status)
+		}
+		// One that follows a body, and has a length alone, is no such head.
+		if status := h.inParts(t, head+"Transfer-Encoding: chunked\r\n\r\n5\r\n-----\r\n0\r\n\r\n", head+"Connection: close\r\nContent-Length: 2\r\n\r\nab"); status != 200 {
+			t.Errorf("%s: chunks, then a length: %d", what, status)
+		}
 		// What a caller puts into names and paths makes no second request either.
 		targets.Clear()
 		if got := h.raw(t, "POST /endpoints/e/a%0d%0aGET%20/hidden HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer "+testKey+"\r\nX-A: b%0d%0aX-B: c\r\nContent-Length: 3\r\n\r\nabc"); len(got) != 1 || got[0] != 200 {
@@ -383,6 +393,51 @@ func TestNoRequestIsSmuggledInAnother(t *testing.T) {
 		if got := h.raw(t, two); len(got) != 2 || got[0] != 200 || got[1] != 200 {
 			t.Errorf("%s: %v", what, got)
 		}
+	}
+}
+
+// inParts sends the parts one after the other, so that they are read one by one,
+// and returns the last status, or the first that is not 200.
+func (h *house) inParts(t *testing.T, parts ...string) (status int) {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Minute))
+	r := bufio.NewReader(c)
+	for n, part := range parts {
+		if n > 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if _, err := io.WriteString(c, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for {
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		if status = resp.StatusCode; status != 200 || resp.Close {
+			return status
+		}
+	}
+}
+
+func TestWhoAsksFirstIsNotToldToSendTooMuch(t *testing.T) {
+	h := open(t)
+	e := endpointOf(deploymentOf("blue", 4, startProcess(t, echo)))
+	e.Limits.MaxBody = 1000
+	h.apply(e)
+	const head = "POST /endpoints/e/score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + testKey + "\r\nExpect: 100-continue\r\n"
+	if status := h.inParts(t, head+"Content-Length: 1001\r\n\r\n"); status != 413 {
+		t.Errorf("%d", status)
+	}
+	if status := h.inParts(t, head+"Content-Length: 2\r\n\r\n"); status != 100 {
+		t.Errorf("%d", status)
 	}
 }
 

@@ -360,9 +360,13 @@ func grow(b []byte, n int) []byte {
 }
 
 // tooLarge refuses a body. What the caller still sends is read on, within
-// bounds, so that the refusal reaches those who send all before they look.
+// bounds, so that the refusal reaches those who send all before they look. Who
+// asks first is not told to go on.
 func (x *exchange) tooLarge(size, limit int64) *refusal {
 	x.w.Header().Set("Connection", "close")
+	if size >= 0 && x.r.Header.Get("Expect") != "" {
+		return bodyTooLarge(size, limit)
+	}
 	_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(discardFor))
 	_, _ = io.CopyN(io.Discard, x.r.Body, discardBytes)
 	return bodyTooLarge(size, limit)
