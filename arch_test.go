@@ -39,6 +39,11 @@ var rules = []rule{
 		because: "processes that score speak it too, and need nothing else of the platform",
 	},
 	{
+		from:    []string{"socket", "processors"},
+		never:   []string{"..."},
+		because: "they know of the system that we run on, and of nothing that runs on it",
+	},
+	{
 		from:    []string{"host", "native/..."},
 		never:   []string{"ml/...", "resource/...", "edge/...", "backend/...", "client/...", "cmd/..."},
 		allowed: []string{"ml/serving"},

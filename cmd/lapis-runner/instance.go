@@ -14,6 +14,8 @@ import (
 	"lapis/native"
 	"lapis/native/catalog"
 	"lapis/native/score"
+	"lapis/processors"
+	"lapis/socket"
 )
 
 // instance loads the model and answers until it is told to go.
@@ -30,7 +32,8 @@ func instance(ctx context.Context) int {
 	}
 	fmt.Fprintf(os.Stdout, "Instance %s is ready after %d ms.\n", n.ID, time.Since(begun).Milliseconds())
 	tell(pipe, word{})
-	if err := n.Serve(ctx, l); err != nil {
+	go processors.Fit(ctx, nil)
+	if err := n.Serve(ctx, socket.Listen(l)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

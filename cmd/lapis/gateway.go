@@ -31,6 +31,8 @@ import (
 	"lapis/edge/gateway"
 	"lapis/fault"
 	"lapis/ml/serving"
+	"lapis/processors"
+	"lapis/socket"
 )
 
 // The gateway is a process of its own: it has the port that callers of online
@@ -201,13 +203,13 @@ func serveGateway(ctx context.Context, f *folder, address string, listeners []ne
 	if err := f.makeSocketFolder(); err != nil {
 		return err
 	}
-	socket := f.gatewaySocket()
-	_ = os.Remove(socket) // of one that was killed; we hold the lock
-	control, err := net.Listen("unix", socket)
+	controlSocket := f.gatewaySocket()
+	_ = os.Remove(controlSocket) // of one that was killed; we hold the lock
+	control, err := net.Listen("unix", controlSocket)
 	if err != nil {
 		return err
 	}
-	if elsewhere := filepath.Dir(socket); elsewhere != dir {
+	if elsewhere := filepath.Dir(controlSocket); elsewhere != dir {
 		defer os.Remove(elsewhere)
 	}
 	info := gateway.Info{Protocol: gateway.Protocol, PID: os.Getpid(), Version: version(), Listen: address}
@@ -217,7 +219,7 @@ func serveGateway(ctx context.Context, f *folder, address string, listeners []ne
 	group, ctx := errgroup.WithContext(ctx)
 	split := newSplitter(listeners[0].Addr(), log)
 	for _, l := range listeners {
-		group.Go(func() error { return split.run(ctx, l) })
+		group.Go(func() error { return split.run(ctx, socket.Listen(l)) })
 	}
 	serve := func() *http.Server {
 		s := newHTTPServer(g, errorLog)
@@ -237,7 +239,10 @@ func serveGateway(ctx context.Context, f *folder, address string, listeners []ne
 	group.Go(func() error { return unlessClosed(plainHTTP.Serve(gateway.Guard(split.http))) })
 	group.Go(func() error { return unlessClosed(ctl.Serve(control)) })
 	group.Go(func() error { return giveBack(ctx) })
-	group.Go(func() error { return fitProcessors(ctx) })
+	group.Go(func() error {
+		processors.Fit(ctx, g.Looked)
+		return nil
+	})
 	group.Go(func() error {
 		<-ctx.Done()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatewayDrain)

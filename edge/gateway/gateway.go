@@ -22,6 +22,7 @@ import (
 
 	"lapis/file"
 	"lapis/ml/serving"
+	"lapis/socket"
 )
 
 // Config is what a Gateway needs to know.
@@ -45,6 +46,7 @@ type Gateway struct {
 	endpoints map[string]*endpoint
 	retired   []*instance // out of the routes, perhaps still at work
 
+	look    socket.Look
 	held    atomic.Int64 // bytes of large bodies
 	callers sync.Map     // net.Conn → *caller
 
@@ -143,6 +145,10 @@ type caller struct {
 	endpoint atomic.Pointer[endpoint]
 	guard    *guardedConn // nil: nobody looks
 }
+
+// Looked is the processor time spent so far on looking for answers: there was
+// nothing else to do in it.
+func (g *Gateway) Looked() time.Duration { return g.look.Took() }
 
 type contextKey int
 

@@ -8,6 +8,7 @@ import (
 
 	"lapis/frame"
 	"lapis/ml/serving"
+	"lapis/socket"
 )
 
 // instance is one process that answers requests of a deployment. Its fields are
@@ -197,6 +198,7 @@ func (i *instance) dial(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	nc = socket.New(nc, &i.d.g.look)
 	c := &conn{Conn: nc}
 	if !i.Frames {
 		c.http = newHTTPConn(nc)

@@ -89,6 +89,8 @@ const keepBuffer = 1 << 20
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchanges.Get().(*exchange)
 	x.g, x.w, x.r, x.began = g, w, r, time.Now()
+	g.look.Begin()
+	defer g.look.End() // also where the connection is torn
 	x.serve()
 	if x.held > 0 {
 		g.held.Add(-x.held)

@@ -1,4 +1,5 @@
-package main
+// Package processors fits the processors that a process runs on to its work.
+package processors
 
 import (
 	"context"
@@ -10,41 +11,45 @@ import (
 )
 
 const (
-	processorsEvery = 200 * time.Millisecond
-	queueFull       = 8  // goroutines that wait for each processor
-	processorsQuiet = 10 // looks in a row that find one too many
+	every     = 200 * time.Millisecond
+	queueFull = 8  // goroutines that wait for each processor
+	quietFor  = 10 // looks in a row that find one too many
 )
 
-// fitProcessors has the gateway run on as many processors as it fills, from one
-// up, until ctx ends. A request passes from goroutine to goroutine and hardly
-// computes: on processors that are mostly idle, each step wakes a thread, which
-// doubles what a request costs and takes. It leaves alone what the user has set
-// with GOMAXPROCS.
-func fitProcessors(ctx context.Context) error {
+// Fit has the process run on as many processors as it fills, from one up, until
+// ctx ends. It is for processes in which a request passes from goroutine to
+// goroutine and hardly computes: on processors that are mostly idle, each step
+// wakes a thread, which doubles what a request costs and takes. waited is the
+// processor time spent so far on waiting, which fills none; nil means none. It
+// leaves alone what the user has set with GOMAXPROCS.
+func Fit(ctx context.Context, waited func() time.Duration) {
 	most := runtime.GOMAXPROCS(0)
 	if os.Getenv("GOMAXPROCS") != "" || most == 1 {
-		return nil
+		return
+	}
+	if waited == nil {
+		waited = func() time.Duration { return 0 }
 	}
 	now := 1
 	runtime.GOMAXPROCS(now)
-	tick := time.NewTicker(processorsEvery)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	runnable := []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}
-	used, at, quiet := processorTime(), time.Now(), 0
+	used, at, quiet := processorTime()-waited(), time.Now(), 0
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
-		usedNow, atNow := processorTime(), time.Now()
+		usedNow, atNow := processorTime()-waited(), time.Now()
 		share := float64(usedNow-used) / float64(atNow.Sub(at))
 		// Where others have the processors, work waits though we use little.
 		if metrics.Read(runnable); runnable[0].Value.Kind() == metrics.KindUint64 && runnable[0].Value.Uint64() >= uint64(queueFull*now) {
 			share = max(share, float64(now))
 		}
 		used, at = usedNow, atNow
-		next := processors(now, most, share, &quiet)
+		next := fitting(now, most, share, &quiet)
 		if next != now {
 			now = next
 			runtime.GOMAXPROCS(now)
@@ -52,16 +57,16 @@ func fitProcessors(ctx context.Context) error {
 	}
 }
 
-// processors is how many to run on, when now of at most most were busy for the
+// fitting is how many to run on, when now of at most most were busy for the
 // share, 1 for each whole one. It grows at once and shrinks when it has been too
 // much for a while.
-func processors(now, most int, share float64, quiet *int) int {
+func fitting(now, most int, share float64, quiet *int) int {
 	switch {
 	case share > 0.7*float64(now):
 		*quiet = 0
 		return min(2*now, most)
 	case now > 1 && share < 0.5*float64(now-1):
-		if *quiet++; *quiet >= processorsQuiet {
+		if *quiet++; *quiet >= quietFor {
 			*quiet = 0
 			return now - 1
 		}
