@@ -122,16 +122,8 @@ func (c *Client) Invoke(ctx context.Context, e *Endpoint, deployment, contentTyp
 	if deployment != "" {
 		header.Set("azureml-model-deployment", deployment)
 	}
-	if e.Properties.AuthMode != "" {
-		credentials, err := c.Credentials(ctx, e)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range []string{"primaryKey", "accessToken"} {
-			if s, ok := credentials[name].(string); ok && s != "" {
-				header.Set("Authorization", "Bearer "+s)
-			}
-		}
+	if err := c.authorize(ctx, e, header); err != nil {
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.Properties.ScoringURI, bytes.NewReader(body))
 	if err != nil {
@@ -154,6 +146,24 @@ func (c *Client) Invoke(ctx context.Context, e *Endpoint, deployment, contentTyp
 		return nil, fault.New(fault.TooLarge, "AnswerTooLarge", "The answer of %s has more than %d bytes.", e.Properties.ScoringURI, maxReply)
 	}
 	return &Answer{Status: res.StatusCode, Header: res.Header, Body: data}, nil
+}
+
+// authorize adds the key or token of an endpoint to the header of a request to
+// it; a local one has neither.
+func (c *Client) authorize(ctx context.Context, e *Endpoint, header http.Header) error {
+	if e.Properties.AuthMode == "" {
+		return nil
+	}
+	credentials, err := c.Credentials(ctx, e)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"primaryKey", "accessToken"} {
+		if s, ok := credentials[name].(string); ok && s != "" {
+			header.Set("Authorization", "Bearer "+s)
+		}
+	}
+	return nil
 }
 
 // scoring is the client for requests to endpoints. A model may take its time,

@@ -316,17 +316,9 @@ func (c *Client) scorer(ctx context.Context, e *Endpoint) (func(context.Context,
 	if err != nil || base.Host == "" {
 		return nil, fault.Conflicts("The endpoint %q has no address yet: it is %s.", e.Name, e.Properties.ProvisioningState)
 	}
-	authorization := ""
-	if e.Properties.AuthMode != "" {
-		credentials, err := c.Credentials(ctx, e)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range []string{"primaryKey", "accessToken"} {
-			if s, ok := credentials[name].(string); ok && s != "" {
-				authorization = "Bearer " + s
-			}
-		}
+	authorized := http.Header{}
+	if err := c.authorize(ctx, e, authorized); err != nil {
+		return nil, err
 	}
 	client := c.scoring()
 	if t, ok := client.Transport.(*http.Transport); ok {
@@ -348,11 +340,9 @@ func (c *Client) scorer(ctx context.Context, e *Endpoint) (func(context.Context,
 			if err != nil {
 				return answered{}, err
 			}
+			req.Header = authorized.Clone()
 			req.Header.Set("Content-Type", q.ContentType)
 			req.Header.Set("azureml-model-deployment", deployment)
-			if authorization != "" {
-				req.Header.Set("Authorization", authorization)
-			}
 			began := time.Now()
 			res, err := client.Do(req)
 			if err != nil {

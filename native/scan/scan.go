@@ -23,9 +23,6 @@ type Scanner struct {
 // New returns a scanner of the document.
 func New(b []byte) *Scanner { return &Scanner{b: b} }
 
-// Reset makes the scanner one of another document.
-func (s *Scanner) Reset(b []byte) { *s = Scanner{b: b} }
-
 // Error is where and why a document is no JSON.
 type Error struct {
 	Reason string
