@@ -1,19 +1,18 @@
 """Online deployments while what stands behind them dies: the server, in the
 middle of each step, and the gateway."""
 
-import collections
 import os
 import pathlib
 import random
 import signal
 import subprocess
-import threading
 import time
 
 import pytest
 import requests
 
 from conftest import REST, Server
+from load import Load
 
 SCORE = """
 import os
@@ -82,6 +81,10 @@ class World:
             time.sleep(0.05)
         return found
 
+    def load(self, clients=3):
+        uri, headers = self.uri, {"Authorization": f"Bearer {self.key}"}
+        return Load(lambda session: session.post(uri, json=1, headers=headers, timeout=60), clients)
+
     def groups(self):
         """The processes at the head of the groups of this server."""
         found = []
@@ -97,7 +100,6 @@ class World:
                 found.append(int(p.name))
         return found
 
-
     def workers(self, pid):
         """How many processes the group of that pid has begun."""
         found = 0
@@ -107,44 +109,6 @@ class World:
             except (OSError, IndexError):
                 pass
         return found
-
-
-class Load:
-    def __init__(self, world, clients=3):
-        self.uri, self.key = world.uri, world.key
-        self.said, self.failed, self.stop = collections.Counter(), [], threading.Event()
-        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
-
-    def run(self):
-        with requests.Session() as session:
-            session.trust_env = False
-            while not self.stop.is_set():
-                try:
-                    reply = session.post(self.uri, json=1, headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
-                    if reply.ok:
-                        self.said[reply.json()["says"]] += 1
-                    else:
-                        self.failed.append(f"{reply.status_code} {reply.text[:200]}")
-                except requests.RequestException as e:
-                    self.failed.append(repr(e))
-                time.sleep(0.01)
-
-    def __enter__(self):
-        for t in self.threads:
-            t.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for t in self.threads:
-            t.join()
-
-    def more(self, says, n=50):
-        """Waits for that many more answers that say so."""
-        want, deadline = self.said[says] + n, time.monotonic() + 60
-        while self.said[says] < want:
-            assert time.monotonic() < deadline, (self.said, self.failed[:3])
-            time.sleep(0.02)
 
 
 @pytest.fixture
@@ -158,7 +122,7 @@ def world(server, tmp_path):
 def test_a_restart_of_the_server_fails_no_request(world):
     world.create("one", 2)
     groups = world.groups()
-    with Load(world) as load:
+    with world.load() as load:
         load.more("one")
         for kill in (world.server.kill, world.server.kill):
             kill()
@@ -175,7 +139,7 @@ def test_a_restart_of_the_server_fails_no_request(world):
 def test_a_server_killed_at_any_moment_of_an_update_goes_on_with_it(world):
     rng = random.Random(7)
     world.create("v0")
-    with Load(world) as load:
+    with world.load() as load:
         for round in range(1, 7):
             says = f"v{round}"
             client = world.create(says, wait=False)
@@ -201,7 +165,7 @@ def test_what_an_update_replaced_comes_back_from_its_own_group_after_a_crash_too
     world.create("two")
     world.server.kill()
     world.server.start()
-    with Load(world) as load:
+    with world.load() as load:
         load.more("two", 5)
         assert set(first) < set(world.groups())
         reply = world.rest("POST", world.path("deployments/blue/rollback"))
@@ -243,7 +207,7 @@ def test_what_down_has_stopped_the_next_start_brings_back(world):
     world.server.process.wait()
     assert not world.groups()
     world.server.start()
-    with Load(world, 1) as load:
+    with world.load(1) as load:
         load.more("one", 1)
 
 
@@ -254,7 +218,7 @@ def test_more_instances_than_there_are_slots_are_refused_and_what_serves_goes_on
         world.create("one", 2)
         done = subprocess.run(["lapis", "online-deployment", "create", "-f", world.file("two", 3)], env=world.environ, capture_output=True, text=True)
         assert done.returncode != 0 and "No slot is free for 3 instances" in done.stderr, done
-        with Load(world, 1) as load:
+        with world.load(1) as load:
             load.more("one", 3)
         assert not load.failed
     finally:

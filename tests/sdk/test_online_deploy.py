@@ -2,7 +2,6 @@
 with the root cause, are replaced without a failed request, and outlive what
 dies beside them."""
 
-import collections
 import itertools
 import os
 import pathlib
@@ -22,6 +21,8 @@ from azure.ai.ml.entities import (
     OnlineRequestSettings,
 )
 from azure.core.exceptions import HttpResponseError
+
+from load import Load
 
 PLAIN = Environment(image="library/python:latest")
 
@@ -74,6 +75,9 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {self.key}", **({"azureml-model-deployment": to} if to else {}), **settings.pop("headers", {})}
         return session.post(path or self.uri, json=body, headers=headers, timeout=60, proxies={"http": "", "https": ""}, **settings)
 
+    def load(self, clients=4):
+        return Load(lambda session: self.post({"n": 1}, session=session), clients)
+
     def logs(self, name="blue", lines=500, **settings):
         return self.ml.online_deployments.get_logs(name, self.name, lines=lines, **settings)
 
@@ -90,40 +94,6 @@ def endpoint(ml, unique, tmp_path):
     e = Endpoint(ml, unique("dep"), tmp_path)
     yield e
     ml.online_endpoints.begin_delete(e.name).result()
-
-
-class Load:
-    """Requests, one after the other on each of some connections, until the end."""
-
-    def __init__(self, endpoint, clients=4):
-        self.endpoint, self.replies, self.stop = endpoint, collections.Counter(), threading.Event()
-        self.failed, self.said = [], collections.Counter()
-        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
-
-    def run(self):
-        with requests.Session() as session:
-            session.trust_env = False
-            while not self.stop.is_set():
-                try:
-                    reply = self.endpoint.post({"n": 1}, session=session)
-                    self.replies[reply.status_code] += 1
-                    if reply.status_code == 200:
-                        self.said[reply.json()["says"]] += 1
-                    else:
-                        self.failed.append(f"{reply.status_code} {reply.headers.get('x-aml-reason')} {reply.text[:200]}")
-                except requests.RequestException as e:
-                    self.failed.append(repr(e))
-                time.sleep(0.005)
-
-    def __enter__(self):
-        for t in self.threads:
-            t.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for t in self.threads:
-            t.join()
 
 
 def test_a_script_is_deployed_and_answers(endpoint):
@@ -182,7 +152,7 @@ def test_a_script_that_cannot_start_fails_with_the_root_cause_first(endpoint, ki
 def test_a_failed_update_leaves_what_serves(endpoint):
     endpoint.deploy()
     endpoint.traffic(blue=100)
-    with Load(endpoint) as load:
+    with endpoint.load() as load:
         first, _ = endpoint.fails(script=BAD["init"][0])
     assert "no weights" in first
     assert load.replies[200] > 0 and not load.failed, load.failed[:3]
@@ -198,7 +168,7 @@ def test_a_missing_script_and_a_missing_package_are_named(endpoint):
 def test_an_update_fails_no_request(endpoint):
     endpoint.deploy(instance_count=2)
     endpoint.traffic(blue=100)
-    with Load(endpoint) as load:
+    with endpoint.load() as load:
         endpoint.until(lambda: load.said["one"] > 20)
         endpoint.deploy(script=ECHO % "two", instance_count=2)
         before = load.said["one"]
@@ -210,7 +180,7 @@ def test_an_update_fails_no_request(endpoint):
 def test_instances_come_and_go_without_a_failed_request(endpoint):
     endpoint.deploy()
     endpoint.traffic(blue=100)
-    with Load(endpoint) as load:
+    with endpoint.load() as load:
         for count in (3, 1):
             d = endpoint.ml.online_deployments.get("blue", endpoint.name)
             d.instance_count = count
@@ -223,7 +193,7 @@ def test_instances_come_and_go_without_a_failed_request(endpoint):
 def test_an_instance_that_is_killed_is_replaced(endpoint):
     endpoint.deploy(instance_count=2)
     endpoint.traffic(blue=100)
-    with Load(endpoint) as load:
+    with endpoint.load() as load:
         endpoint.until(lambda: load.said["one"] > 20)
         pid = endpoint.post({}).json()["pid"]
         os.kill(pid, signal.SIGKILL)
@@ -303,7 +273,7 @@ def test_a_deployment_goes_back_to_the_version_before(endpoint, rest):
         assert reply.status_code == 202, reply.text
         endpoint.until(lambda: rest("GET", path).json()["properties"]["provisioningState"] == "Succeeded")
 
-    with Load(endpoint) as load:
+    with endpoint.load() as load:
         back()
         assert endpoint.post({}).json()["says"] == "one"
         back()
@@ -316,7 +286,7 @@ def test_a_deployment_that_nobody_asks_sleeps_and_wakes_for_a_request(endpoint):
     endpoint.traffic(blue=100)
     pid = endpoint.post({}).json()["pid"]
     endpoint.until(lambda: not pathlib.Path(f"/proc/{pid}").exists())
-    with Load(endpoint, clients=8) as load:
+    with endpoint.load(8) as load:
         endpoint.until(lambda: load.said["one"] >= 8)
     assert not load.failed, load.failed[:3]
     found = endpoint.ml.online_deployments.get("blue", endpoint.name)
