@@ -23,12 +23,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"lapis/bench/report"
 )
 
 //go:embed peers
@@ -108,7 +109,7 @@ func main() {
 	text := b.table()
 	fmt.Print("\n", text)
 	if *write != "" {
-		if err := replace(*write, text); err != nil {
+		if err := report.Write(*write, "serving", text); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -206,28 +207,10 @@ func serveFixed(port string) error {
 	}))
 }
 
-const begin, end = "<!-- serving: written by make bench-serving -->\n", "<!-- end of serving -->\n"
-
-// replace puts text into a file's section; a file without one gets it at the end.
-func replace(path, text string) error {
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	page := string(b)
-	before, rest, ok := strings.Cut(page, begin)
-	_, after, closed := strings.Cut(rest, end)
-	if !ok || !closed {
-		before, after = page, ""
-	}
-	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
-}
-
 // table is the results as Markdown, with how many times Lapis is better.
 func (b *bench) table() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "Measured %s on %d cores, %s, by `make bench-serving`. In brackets, how many times Lapis is better.\n\n",
-		time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), runtime.GOOS+"/"+runtime.GOARCH)
+	s.WriteString(report.Measured("serving") + " In brackets, how many times Lapis is better.\n\n")
 	names := []string{ours}
 	for _, r := range b.rows {
 		for _, c := range r.cells {

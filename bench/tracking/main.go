@@ -11,18 +11,16 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"log"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
-	"time"
+
+	"lapis/bench/report"
 )
 
 // python has MLflow's client; artefacts are sent with it.
@@ -77,29 +75,11 @@ func main() {
 	text := table(all)
 	fmt.Print("\n", text)
 	if *write != "" {
-		text = fmt.Sprintf("Measured %s on %d cores, %s, by `make bench-tracking`. Every answered write is on disk.\n\n",
-			time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), runtime.GOOS+"/"+runtime.GOARCH) + text
-		if err := replace(*write, text); err != nil {
+		text = report.Measured("tracking") + " Every answered write is on disk.\n\n" + text
+		if err := report.Write(*write, "tracking", text); err != nil {
 			log.Fatal(err)
 		}
 	}
-}
-
-const begin, end = "<!-- tracking: written by make bench-tracking -->\n", "<!-- end of tracking -->\n"
-
-// replace puts text into a file's section; a file without one gets it at the end.
-func replace(path, text string) error {
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	page := string(b)
-	before, rest, ok := strings.Cut(page, begin)
-	_, after, closed := strings.Cut(rest, end)
-	if !ok || !closed {
-		before, after = page, ""
-	}
-	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
 }
 
 // table is the results as Markdown, with how many times Lapis is better.
