@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"io"
 	"net/http"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"lapis/resource"
 	"lapis/resource/identity"
 	"lapis/resource/manager"
+	"lapis/resource/template"
 )
 
 // Deployments are the deployments of templates: of those that are known the
@@ -26,9 +29,13 @@ type Deployments struct {
 	// be made in the group: a resource id and the body of its PUT. The zero id is
 	// that of a template that it does not know.
 	Wanted func(group resource.ID, template, parameters resource.Document) (resource.ID, json.RawMessage, error)
+
+	// Provided tells the types of what others would keep beside the resources
+	// here, and what is made with them anyway: templates pass over it.
+	Provided func(kind string) bool
 }
 
-const deployments = "Microsoft.Resources/deployments"
+const deployments = template.Deployments
 
 // DeploymentType is the type that deployments are kept as.
 func DeploymentType() *resource.Type {
@@ -41,7 +48,7 @@ func (d Deployments) Routes() []Route {
 		{http.MethodPut, deployments, d.put},
 		{http.MethodPost, deployments + "/validate", d.validate},
 		{http.MethodPost, deployments + "/whatIf", d.whatIf},
-		{http.MethodGet, deployments + "/operations", d.operations},
+		{http.MethodGet, deployments + "/operations", d.operations}, // all, and one
 		{http.MethodGet, resource.GroupType + "/deployments/operations", d.operations},
 		{http.MethodGet, resource.GroupType + "/deployments", d.list},
 	}
@@ -50,9 +57,14 @@ func (d Deployments) Routes() []Route {
 // deployment is what is read of a deployment's body.
 type deployment struct {
 	Properties struct {
-		Mode       string            `json:"mode"`
-		Template   resource.Document `json:"template"`
-		Parameters resource.Document `json:"parameters"`
+		Mode           string            `json:"mode"`
+		Template       json.RawMessage   `json:"template"`
+		TemplateLink   json.RawMessage   `json:"templateLink"`
+		Parameters     resource.Document `json:"parameters"`
+		ParametersLink json.RawMessage   `json:"parametersLink"`
+		WhatIf         struct {
+			Format string `json:"resultFormat"`
+		} `json:"whatIfSettings"`
 	} `json:"properties"`
 }
 
@@ -89,95 +101,151 @@ func readDeployment(r *http.Request) (deployment, error) {
 	return d, nil
 }
 
-// read decodes a request and says what is to be made.
-func (d Deployments) read(r *http.Request, a resource.Address) (deployment, []planned, error) {
+// given tells whether a member has a value.
+func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
+
+// planned is one resource that a deployment makes, as far as it is known before.
+type planned struct {
+	id   resource.ID
+	body json.RawMessage
+}
+
+// read decodes a request and says what is to be made. What can be known to be
+// wrong is refused before anything is made.
+func (d Deployments) read(r *http.Request, a resource.Address, v resource.View) (deployment, *template.Template, *world, error) {
 	body, err := readDeployment(r)
 	if err != nil {
-		return body, nil, err
+		return body, nil, nil, err
 	}
 	group := a.Scope.Ancestor(resource.GroupType)
 	if group.Zero() || !a.Scope.Parent().Same(group) {
-		return body, nil, fault.Invalid("deployments are made in a resource group; '%s' is none", a.Scope.Parent()).With("InvalidDeployment")
+		return body, nil, nil, fault.Invalid("deployments are made in a resource group; '%s' is none", a.Scope.Parent()).With("InvalidDeployment")
 	}
-	id, wanted, err := d.Wanted(group, body.Properties.Template, body.Properties.Parameters)
+	p := &body.Properties
+	switch {
+	case strings.EqualFold(p.Mode, "Complete"):
+		p.Mode = "Complete"
+	case p.Mode == "" || strings.EqualFold(p.Mode, "Incremental"):
+		p.Mode = "Incremental"
+	default:
+		return body, nil, nil, fault.Invalid("The deployment's mode '%s' is not one of Incremental and Complete.", fault.Clip(p.Mode)).With("InvalidDeployment").At("properties.mode")
+	}
+	if given(p.TemplateLink) || given(p.ParametersLink) {
+		return body, nil, nil, fault.Invalid("The deployment names its template or its parameters by a link: nothing is fetched for a deployment here. Send them in it ('template', 'parameters'; with az, --template-file).").With("InvalidTemplateLink").At("properties.templateLink")
+	}
+	w := &world{d: d, ctx: r.Context(), view: v, caller: identity.Of(r.Context()), correlation: r.Header.Get("x-ms-correlation-request-id"), passed: map[string]map[string]any{}}
+	if _, err := w.manager().Get(w.ctx, w.caller, group, v); err != nil {
+		return body, nil, nil, err
+	}
+	source, err := resource.ParseDocument(p.Template)
 	if err != nil {
-		return body, nil, err
+		return body, nil, nil, template.Invalid("The template must be a JSON object.")
 	}
-	all := []planned{{id: id, body: wanted}}
+	id, wanted, err := d.Wanted(group, source, p.Parameters)
+	if err != nil {
+		return body, nil, nil, err
+	}
+	t := template.Fixed(id, wanted)
 	if id.Zero() {
-		location := ""
-		if g, err := d.Manager.Store().Get(r.Context(), group); err == nil {
-			location = g.Location
-		}
-		if all, err = plan(group, location, body.Properties.Template, body.Properties.Parameters); err != nil {
-			return body, nil, err
-		}
-	}
-	for _, one := range all {
-		t, err := d.Manager.Types().Find(one.id.Type())
-		if err == nil && t.Check != nil {
-			err = t.Check(one.id.Name())
-		}
+		site, err := w.Site(group, a.Scope.Name())
 		if err != nil {
-			return body, nil, err
+			return body, nil, nil, err
+		}
+		if t, err = template.Read(p.Template, p.Parameters, site); err != nil {
+			return body, nil, nil, refused(err)
 		}
 	}
-	return body, all, nil
+	return body, t, w, nil
+}
+
+// refused says of a template's mistake that the template is not valid.
+func refused(err error) error {
+	if f := fault.Find(err); f != nil && f.Code == "InvalidTemplate" && !strings.HasPrefix(f.Message, "Deployment template validation failed") {
+		f.Message = "Deployment template validation failed: '" + f.Message + "'"
+	}
+	return err
+}
+
+// plan tells what a template makes, and what those in it make.
+func (w *world) plan(t *template.Template) ([]planned, error) {
+	var all []planned
+	for _, s := range t.Steps {
+		inner, err := s.Nested(w)
+		if err != nil {
+			return nil, refused(err)
+		}
+		if inner != nil {
+			more, err := w.plan(inner)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, more...)
+			continue
+		}
+		body, err := s.Body(w)
+		if err != nil {
+			return nil, refused(err)
+		}
+		if !w.d.Provided(s.ID.Type()) {
+			t, err := w.manager().Types().Find(s.ID.Type())
+			if f := fault.Find(err); f != nil && f.Kind == fault.Missing {
+				err = fault.Invalid("%s", f.Message).With(f.Code).At(s.ID.String())
+			}
+			if err == nil && t.Check != nil {
+				err = t.Check(s.ID.Name())
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, planned{s.ID, body})
+	}
+	if _, err := t.Outputs(w); err != nil {
+		return nil, refused(err)
+	}
+	return all, nil
 }
 
 // outcome is the properties of a deployment.
-func outcome(body deployment, all []planned, correlation string) map[string]any {
-	made := make([]any, len(all))
-	for i, one := range all {
-		made[i] = map[string]string{"id": one.id.String()}
-	}
-	mode := body.Properties.Mode
-	if mode == "" || mode == "incremental" {
-		mode = "Incremental"
-	}
-	parameters := body.Properties.Parameters
+func outcome(w *world, mode string, parameters map[string]any, begun time.Time) map[string]any {
 	if parameters == nil {
-		parameters = resource.Document{}
+		parameters = map[string]any{}
 	}
-	return map[string]any{"provisioningState": resource.Succeeded, "mode": mode, "duration": "PT1S", "timestamp": stampTime(time.Now()),
-		"correlationId": correlation, "providers": []any{}, "dependencies": []any{}, "outputs": map[string]any{},
-		"outputResources": made, "parameters": parameters}
+	return map[string]any{"provisioningState": resource.Succeeded, "mode": mode, "duration": fmt.Sprintf("PT%.3fS", time.Since(begun).Seconds()), "timestamp": stampTime(time.Now()),
+		"correlationId": w.correlation, "providers": []any{}, "dependencies": []any{}, "outputs": map[string]any{},
+		"outputResources": []any{}, "parameters": parameters}
+}
+
+// shownParameters are the parameters of a template that is not evaluated: never
+// a secret.
+func shownParameters(body deployment) map[string]any {
+	var source struct {
+		Parameters map[string]struct{ Type string } `json:"parameters"`
+	}
+	_ = json.Unmarshal(body.Properties.Template, &source)
+	shown := map[string]any{}
+	for name, raw := range body.Properties.Parameters {
+		if !strings.HasPrefix(strings.ToLower(source.Parameters[name].Type), "secure") {
+			shown[name] = raw
+		}
+	}
+	return shown
 }
 
 func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
-	ctx := r.Context()
-	body, all, err := d.read(r, a)
+	begun := time.Now()
+	body, t, w, err := d.read(r, a, v)
 	if err != nil {
 		return 0, nil, err
 	}
-	caller, correlation := identity.Of(ctx), r.Header.Get("x-ms-correlation-request-id")
-	// The deployment must be allowed and have a place before anything is made.
-	if _, err := d.Manager.Put(ctx, manager.Request{ID: a.Scope, Caller: caller, Correlation: correlation, View: v,
-		Body: json.RawMessage(`{"properties":{"provisioningState":"Running"}}`)}); err != nil {
+	if _, err := w.sketch().plan(t); err != nil {
 		return 0, nil, err
 	}
-	props := outcome(body, all, correlation)
-	var f *fault.Error
-	for i, one := range all {
-		made := d.make(r, manager.Request{ID: one.id, Caller: caller, Correlation: correlation, View: v, Body: one.body}, len(all) > 1)
-		if made == nil {
-			continue
-		}
-		if f = fault.Find(made); f == nil {
-			return 0, nil, made
-		}
-		props["provisioningState"] = resource.Failed
-		props["outputResources"] = props["outputResources"].([]any)[:i]
-		props["error"] = map[string]any{"code": "DeploymentFailed", "target": a.Scope.String(),
-			"message": "At least one resource deployment operation failed. Please list deployment operations for details: " + f.Message,
-			"details": []any{map[string]any{"code": f.Code, "message": f.Message, "target": one.id.String()}}}
-		break
+	parameters := t.Parameters()
+	if len(parameters) == 0 {
+		parameters = shownParameters(body)
 	}
-	raw, err := json.Marshal(map[string]any{"properties": props})
-	if err != nil {
-		return 0, nil, err
-	}
-	reply, err := d.Manager.Put(ctx, manager.Request{ID: a.Scope, Caller: caller, Correlation: correlation, View: v, Body: raw})
+	made, f, err := w.deploy(a.Scope, t, body.Properties.Mode, parameters, begun)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -186,30 +254,177 @@ func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (
 	if f != nil && !strings.Contains(r.UserAgent(), "AZURECLI/") {
 		return 0, nil, f
 	}
-	return http.StatusCreated, show(reply.Resource), nil
+	return http.StatusCreated, show(made), nil
+}
+
+// deploy makes what a template asks for, and keeps how it went as the deployment
+// of that id. The fault is the first of those that its resources met with.
+func (w *world) deploy(id resource.ID, t *template.Template, mode string, parameters map[string]any, begun time.Time) (resource.Resource, *fault.Error, error) {
+	keep := func(props map[string]any) (resource.Resource, error) {
+		reply, err := w.manager().Put(w.ctx, manager.Request{ID: id, Caller: w.caller, Correlation: w.correlation, View: w.view, Body: template.Encode(map[string]any{"properties": props})})
+		return reply.Resource, err
+	}
+	props := outcome(w, mode, parameters, begun)
+	props["provisioningState"] = "Running"
+	// The deployment must be allowed and have a place before anything is made.
+	if _, err := keep(props); err != nil {
+		return resource.Resource{}, nil, err
+	}
+	made, failures := []any{}, []any{}
+	var first *fault.Error
+	failed := map[*template.Step]bool{}
+	fail := func(id resource.ID, f *fault.Error) {
+		if first == nil {
+			first = f
+		}
+		failures = append(failures, map[string]any{"code": f.Code, "message": f.Message, "target": id.String()})
+	}
+	for _, s := range t.Steps {
+		if waits(s, failed) {
+			failed[s] = true
+			continue
+		}
+		err := w.take(s, mode)
+		if f := fault.Find(err); f != nil {
+			failed[s] = true
+			fail(s.ID, f)
+			continue
+		}
+		if err != nil {
+			return resource.Resource{}, nil, err
+		}
+		made = append(made, map[string]string{"id": s.ID.String()})
+	}
+	if first == nil && mode == "Complete" {
+		others, err := w.others(id.Parent(), t)
+		if err != nil {
+			return resource.Resource{}, nil, err
+		}
+		for _, other := range others {
+			reply, err := w.manager().Delete(w.ctx, manager.Request{ID: other.ID, Caller: w.caller, Correlation: w.correlation, View: w.view})
+			if err == nil {
+				err = w.wait(other.ID, reply.Operation)
+			}
+			if f := fault.Find(err); f != nil && f.Kind != fault.Missing {
+				fail(other.ID, f)
+			} else if f == nil && err != nil {
+				return resource.Resource{}, nil, err
+			}
+		}
+	}
+	outputs := map[string]any{}
+	if first == nil {
+		var err error
+		if outputs, err = t.Outputs(w); err != nil {
+			f := fault.Find(err)
+			if f == nil {
+				return resource.Resource{}, nil, err
+			}
+			f.Message = "Unable to evaluate template outputs: " + f.Message
+			fail(id, f.With("DeploymentOutputEvaluationFailed"))
+		}
+	}
+	props = outcome(w, mode, parameters, begun)
+	props["outputResources"] = made
+	if first != nil {
+		props["provisioningState"] = resource.Failed
+		props["error"] = map[string]any{"code": "DeploymentFailed", "target": id.String(), "details": failures,
+			"message": "At least one resource deployment operation failed. Please list deployment operations for details. Please see https://aka.ms/arm-deployment-operations for usage details. " + first.Message}
+	} else {
+		props["outputs"] = outputs
+	}
+	kept, err := keep(props)
+	return kept, first, err
+}
+
+// waits tells whether a resource is not to be made, because one that it waits for
+// has failed.
+func waits(s *template.Step, failed map[*template.Step]bool) bool {
+	for other := range failed {
+		if s.Waits(other) {
+			return true
+		}
+	}
+	return false
+}
+
+// take makes one resource of a template.
+func (w *world) take(s *template.Step, mode string) error {
+	inner, err := s.Nested(w)
+	if err != nil {
+		return err
+	}
+	if inner != nil {
+		_, f, err := w.deploy(s.ID, inner, "Incremental", inner.Parameters(), time.Now())
+		if err == nil && f != nil {
+			return fault.New(f.Kind, f.Code, "The deployment '%s' failed: %s", s.ID.Name(), f.Message).At(s.ID.String())
+		}
+		return err
+	}
+	body, err := s.Body(w)
+	if err != nil {
+		return err
+	}
+	if w.d.Provided(s.ID.Type()) {
+		return w.pass(s.ID, body)
+	}
+	reply, err := w.manager().Put(w.ctx, manager.Request{ID: s.ID, Caller: w.caller, Correlation: w.correlation, View: w.view, Body: body})
+	if err != nil {
+		return err
+	}
+	return w.wait(s.ID, reply.Operation)
+}
+
+// others are the resources of a group that a template does not speak of.
+func (w *world) others(group resource.ID, t *template.Template) ([]resource.Resource, error) {
+	var all []resource.Resource
+	after := ""
+	for {
+		page, err := w.manager().Tracked(w.ctx, w.caller, group, after, 1000, w.view)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range page.Resources {
+			if !spoken(r.ID, t) {
+				all = append(all, r)
+			}
+		}
+		if after = page.Next; after == "" {
+			return all, nil
+		}
+	}
+}
+
+// spoken tells whether a template speaks of a resource, or of one in it.
+func spoken(id resource.ID, t *template.Template) bool {
+	for _, s := range t.Steps {
+		if s.ID.Same(id) || strings.HasPrefix(s.ID.Key(), id.Key()+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // madeFor bounds how long a deployment waits for one of its resources.
 const madeFor = 4 * time.Minute
 
-// make makes one resource, and waits until it is there if others may depend on it.
-func (d Deployments) make(r *http.Request, req manager.Request, wait bool) error {
-	reply, err := d.Manager.Put(r.Context(), req)
-	if err != nil || reply.Operation == "" || !wait && !scores(req.ID) {
-		return err
+// wait waits until an operation on a resource has ended.
+func (w *world) wait(id resource.ID, operation string) error {
+	if operation == "" {
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), madeFor)
+	ctx, cancel := context.WithTimeout(w.ctx, madeFor)
 	defer cancel()
 	for {
-		changed := d.Manager.Store().Notify()
-		op, err := d.Manager.Operation(ctx, req.Caller, reply.Operation)
+		changed := w.manager().Store().Notify()
+		op, err := w.manager().Operation(ctx, w.caller, operation)
 		switch {
-		case err != nil && r.Context().Err() == nil && ctx.Err() != nil:
-			return fault.Conflicts("'%s' was not ready within %s; it is still being made.", req.ID.Name(), madeFor).With("DeploymentTimeout").At(req.ID.String())
+		case err != nil && w.ctx.Err() == nil && ctx.Err() != nil:
+			return fault.Conflicts("'%s' was not ready within %s; it is still being made.", id.Name(), madeFor).With("DeploymentTimeout").At(id.String())
 		case err != nil:
 			return err
 		case op.State == resource.Failed:
-			return fault.Conflicts("%s", op.Message).With(op.Code).At(req.ID.String())
+			return fault.Conflicts("%s", op.Message).With(op.Code).At(id.String())
 		case op.Done():
 			return nil
 		}
@@ -222,42 +437,79 @@ func (d Deployments) make(r *http.Request, req manager.Request, wait bool) error
 
 // validate says what is wrong with a deployment before it is made.
 func (d Deployments) validate(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
-	body, all, err := d.read(r, a)
+	begun := time.Now()
+	body, t, w, err := d.read(r, a, v)
 	if err != nil {
 		return 0, nil, err
 	}
-	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v); err != nil {
+	all, err := w.sketch().plan(t)
+	if err != nil {
 		return 0, nil, err
 	}
-	props := outcome(body, all, r.Header.Get("x-ms-correlation-request-id"))
-	props["duration"] = "PT0S"
-	props["validatedResources"] = props["outputResources"]
+	parameters := t.Parameters()
+	if len(parameters) == 0 {
+		parameters = shownParameters(body)
+	}
+	props := outcome(w, body.Properties.Mode, parameters, begun)
+	made := []any{}
+	for _, one := range all {
+		made = append(made, map[string]string{"id": one.id.String()})
+	}
+	props["validatedResources"] = made
+	delete(props, "outputResources")
+	delete(props, "outputs")
 	return http.StatusOK, map[string]any{"id": a.Scope.String(), "name": a.Scope.Name(), "type": deployments, "properties": props}, nil
 }
 
 // whatIf tells what a deployment would make or change.
 func (d Deployments) whatIf(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
-	_, all, err := d.read(r, a)
+	body, t, w, err := d.read(r, a, v)
 	if err != nil {
 		return 0, nil, err
 	}
-	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v); err != nil {
+	all, err := w.sketch().plan(t)
+	if err != nil {
 		return 0, nil, err
 	}
-	changes := []any{}
+	changes := []map[string]any{}
 	for _, one := range all {
-		change, err := d.would(r, one, v)
+		if d.Provided(one.id.Type()) {
+			changes = append(changes, map[string]any{"resourceId": one.id.String(), "changeType": "Ignore"})
+			continue
+		}
+		change, err := w.would(one)
 		if err != nil {
 			return 0, nil, err
 		}
 		changes = append(changes, change)
 	}
+	others, err := w.others(a.Scope.Parent(), t)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, other := range others {
+		kind := "Ignore"
+		if body.Properties.Mode == "Complete" {
+			kind = "Delete"
+		}
+		changes = append(changes, map[string]any{"resourceId": other.ID.String(), "changeType": kind, "before": show(other)})
+	}
+	if strings.EqualFold(body.Properties.WhatIf.Format, "ResourceIdOnly") {
+		for _, c := range changes {
+			if c["changeType"] == "Modify" || c["changeType"] == "NoChange" {
+				c["changeType"] = "Deploy"
+			}
+			delete(c, "before")
+			delete(c, "after")
+			delete(c, "delta")
+		}
+	}
 	return http.StatusOK, map[string]any{"status": resource.Succeeded,
-		"properties": map[string]any{"correlationId": r.Header.Get("x-ms-correlation-request-id"), "changes": changes}}, nil
+		"properties": map[string]any{"correlationId": w.correlation, "changes": changes}}, nil
 }
 
 // would tells what making one resource would change.
-func (d Deployments) would(r *http.Request, one planned, v resource.View) (any, error) {
+func (w *world) would(one planned) (map[string]any, error) {
 	after, err := resource.ParseDocument(one.body)
 	if err != nil {
 		return nil, err
@@ -266,7 +518,7 @@ func (d Deployments) would(r *http.Request, one planned, v resource.View) (any, 
 	after.Set("name", one.id.Name())
 	after.Set("type", one.id.Type())
 	change := map[string]any{"resourceId": one.id.String(), "changeType": "Create", "before": nil, "after": after, "delta": nil}
-	old, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), one.id, v)
+	old, err := w.manager().Get(w.ctx, w.caller, one.id, w.view)
 	switch {
 	case err == nil:
 		raw, err := json.Marshal(show(old))
@@ -320,7 +572,11 @@ func object(raw json.RawMessage) bool { return len(raw) > 0 && raw[0] == '{' }
 
 // operations tells what a deployment did, resource by resource.
 func (d Deployments) operations(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
-	id := a.Scope.Ancestor(resource.GroupType).Child(deployments, a.Scope.Name())
+	name := a.Scope.Name()
+	if a.Scope.Is(deployments + "/operations") {
+		name = a.Scope.Parent().Name()
+	}
+	id := a.Scope.Ancestor(resource.GroupType).Child(deployments, name)
 	res, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), id, v)
 	if err != nil {
 		return 0, nil, err
@@ -337,25 +593,44 @@ func (d Deployments) operations(r *http.Request, a resource.Address, v resource.
 		return 0, nil, err
 	}
 	items := []any{}
-	add := func(target string, status string, message any) {
+	add := func(target, state, status string, message any) {
 		made, err := resource.ParseID(target)
 		if err != nil {
 			return
 		}
-		items = append(items, map[string]any{"id": id.String() + "/operations/" + made.Name(), "operationId": made.Name(),
-			"properties": map[string]any{"provisioningOperation": "Create", "provisioningState": p.State, "duration": "PT1S", "timestamp": p.Timestamp,
+		doing := "Create"
+		if made.Same(id) {
+			doing = "EvaluateDeploymentOutput"
+		}
+		number := fmt.Sprintf("%016X", fnv64(made.Key()))
+		items = append(items, map[string]any{"id": id.String() + "/operations/" + number, "operationId": number,
+			"properties": map[string]any{"provisioningOperation": doing, "provisioningState": state, "duration": "PT1S", "timestamp": p.Timestamp,
 				"serviceRequestId": "", "statusCode": status, "statusMessage": message,
 				"targetResource": map[string]string{"id": target, "resourceType": made.Type(), "resourceName": made.Name()}}})
 	}
 	for _, made := range p.Resources {
-		add(made.ID, "OK", nil)
+		add(made.ID, resource.Succeeded, "OK", nil)
 	}
 	if p.Error != nil {
 		for _, e := range p.Error.Details {
-			add(e.Target, "Conflict", map[string]any{"status": "Failed", "error": map[string]string{"code": e.Code, "message": e.Message}})
+			add(e.Target, resource.Failed, "Conflict", map[string]any{"status": "Failed", "error": map[string]string{"code": e.Code, "message": e.Message}})
 		}
 	}
+	if number := a.Scope; number.Is(deployments + "/operations") {
+		for _, one := range items {
+			if one.(map[string]any)["operationId"] == number.Name() {
+				return http.StatusOK, one, nil
+			}
+		}
+		return 0, nil, fault.NotFound("The deployment '%s' has no operation '%s'.", id.Name(), number.Name())
+	}
 	return http.StatusOK, listOf(items), nil
+}
+
+func fnv64(text string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(text))
+	return h.Sum64()
 }
 
 // list answers without the provider in the path too.

@@ -230,6 +230,19 @@ var Parts = map[string]string{
 	"Microsoft.insights/components":     "ai",
 }
 
+// Provided tells whether a type, or one that lies in it, is of what a workspace
+// needs in Azure and has here anyway, so that nobody need make it.
+func Provided(kind string) bool {
+	kind = strings.ToLower(kind)
+	of := func(what string) bool { return kind == what || strings.HasPrefix(kind, what+"/") }
+	for part := range Parts {
+		if of(strings.ToLower(part)) {
+			return true
+		}
+	}
+	return of("microsoft.containerregistry/registries") || of("microsoft.operationalinsights/workspaces")
+}
+
 // PartOf finds the workspace that has the part.
 func (s *Service) PartOf(ctx context.Context, part resource.ID) (resource.Resource, error) {
 	q := resource.Query{Type: ml.Workspaces, Parent: part.Ancestor(resource.GroupType), Limit: 1000}
