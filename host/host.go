@@ -36,6 +36,13 @@ type Start struct {
 	// Await returns when the instance answers, and where; an error tells why it
 	// never will, and the process is killed. ctx ends with the process.
 	Await func(ctx context.Context, pid int) (network, address string, err error)
+
+	// Waiting tells why the instance does not answer yet; nil: nothing is known.
+	Waiting func() string
+
+	// After is called when the process has gone; what it returns, if anything,
+	// tells better why it ended than its exit code. nil: there is nothing to do.
+	After func() string
 }
 
 // FatalError is why starting an instance again cannot help. The first line
@@ -101,7 +108,8 @@ type slot struct {
 
 	mu    sync.Mutex
 	state serving.GroupInstance
-	again bool // wanted once more after it was told to go
+	why   func() string // it does not answer yet; nil: nothing is known
+	again bool          // wanted once more after it was told to go
 }
 
 // New makes a group. Run runs it.
@@ -194,7 +202,11 @@ func (g *Group) State() serving.Group {
 	for n := 1; len(out.Instances) < len(g.slots); n++ {
 		if s := g.slots[n]; s != nil {
 			s.mu.Lock()
-			out.Instances = append(out.Instances, s.state)
+			state := s.state
+			if state.State == serving.Starting && s.why != nil {
+				state.Error = s.why()
+			}
+			out.Instances = append(out.Instances, state)
 			s.mu.Unlock()
 		}
 	}
@@ -279,12 +291,25 @@ func (g *Group) once(ctx context.Context, s *slot) (time.Duration, error) {
 		return 0, err
 	}
 	s.update(func(i *serving.GroupInstance) { i.Network, i.Address = start.Network, start.Address })
+	s.mu.Lock()
+	s.why = start.Waiting
+	s.mu.Unlock()
 	p, err := launch(start.Cmd, g.cfg.Out, g.cfg.Err)
 	if err != nil {
 		return 0, err
 	}
 	s.update(func(i *serving.GroupInstance) { i.PID = p.pid })
+	readyFor, err := g.follow(ctx, s, start, p)
+	if start.After != nil {
+		if why := start.After(); why != "" && ctx.Err() == nil {
+			err = withLog(errors.New(why), p.tail())
+		}
+	}
+	return readyFor, err
+}
 
+// follow watches a process to its end.
+func (g *Group) follow(ctx context.Context, s *slot, start Start, p *process) (time.Duration, error) {
 	awaiting, done := context.WithCancel(ctx)
 	defer done()
 	type answer struct {

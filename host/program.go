@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"lapis/ml/serving"
@@ -23,6 +25,7 @@ type Program struct {
 	Command string // for bash
 	Port    int    // that the routes name; a program that knows nothing of PORT listens there; 0 for none
 	Probe   string // path that answers 2xx when the program is ready; "" asks for an open port
+	After   string // for bash, when a copy has ended; a line that it prints says why that was
 
 	mu    sync.Mutex
 	holds int // instance that listens on Port whatever PORT says; 0 for none
@@ -30,7 +33,7 @@ type Program struct {
 
 // ProgramFromEnvironment reads what ml/serving says of programs.
 func ProgramFromEnvironment() (*Program, error) {
-	p := &Program{Command: os.Getenv(serving.GroupCommand), Probe: os.Getenv(serving.GroupProbe)}
+	p := &Program{Command: os.Getenv(serving.GroupCommand), Probe: os.Getenv(serving.GroupProbe), After: os.Getenv(serving.GroupAfter)}
 	if strings.TrimSpace(p.Command) == "" {
 		return nil, fmt.Errorf("%s must be the command of the program, and is empty", serving.GroupCommand)
 	}
@@ -63,11 +66,42 @@ func (p *Program) Prepare(n int) (Start, error) {
 		return Start{}, err
 	}
 	cmd := exec.Command("bash", "-c", p.Command)
-	cmd.Env = append(withoutGroup(os.Environ()), "PORT="+strconv.Itoa(port))
-	return Start{
+	cmd.Env = append(withoutGroup(os.Environ()), "PORT="+strconv.Itoa(port), serving.InstanceNumber+"="+strconv.Itoa(n))
+	var why atomic.Pointer[string]
+	start := Start{
 		Cmd: cmd, Network: "tcp", Address: local(port),
-		Await: func(ctx context.Context, pid int) (string, string, error) { return p.await(ctx, n, pid, port) },
-	}, nil
+		Await: func(ctx context.Context, pid int) (string, string, error) { return p.await(ctx, n, pid, port, &why) },
+		Waiting: func() string {
+			if text := why.Load(); text != nil {
+				return *text
+			}
+			return ""
+		},
+	}
+	if p.After != "" {
+		start.After = func() string { return p.after(cmd.Env) }
+	}
+	return start, nil
+}
+
+// afterWithin bounds what is done after the end of a copy.
+const afterWithin = 30 * time.Second
+
+// after does what is to be done when a copy has ended, and returns what that
+// says of the end.
+func (p *Program) after(env []string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), afterWithin)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", p.After)
+	cmd.Env = env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	said, err := cmd.Output()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "clear up after an instance:", err)
+	}
+	return firstLine(strings.TrimSpace(string(said)))
 }
 
 func (p *Program) single() error {
@@ -107,7 +141,7 @@ const (
 
 // await probes the program until it is ready. It waits as long as the process
 // lives: who deployed it decides how long is too long.
-func (p *Program) await(ctx context.Context, n, pid, port int) (string, string, error) {
+func (p *Program) await(ctx context.Context, n, pid, port int, why *atomic.Pointer[string]) (string, string, error) {
 	client := &http.Client{
 		Timeout:   probeTimeout,
 		Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil},
@@ -137,6 +171,8 @@ func (p *Program) await(ctx context.Context, n, pid, port int) (string, string, 
 				return "tcp", local(p.Port), nil
 			}
 		}
+		text := err.Error()
+		why.Store(&text)
 		if time.Since(said) > sayEvery {
 			said = time.Now()
 			fmt.Fprintf(os.Stderr, "Instance %d is not ready yet: %v\n", n, err)

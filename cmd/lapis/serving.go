@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base32"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"lapis/backend/container"
 	"lapis/backend/disk"
 	"lapis/backend/instances"
 	"lapis/backend/process"
@@ -55,12 +57,17 @@ func (v *server) newDeployer(resources resource.Store, blobs blob.Store, builder
 	v.platform = &platform{blobs: blobs, builder: builder}
 	return deploy.New(deploy.Config{
 		Resources: resources, Blobs: blobs, Runtime: groups, Builder: builder, Groups: instances.Groups{}, Gateway: v.gateway,
-		Machine: deploy.Machine{Cores: m.Cores, Memory: m.Memory}, Slots: v.settings.Instances, Free: freeMemory,
+		Containers: container.New(container.Config{Engine: os.Getenv(containerEngine), Blobs: blobs}),
+		Machine:    deploy.Machine{Cores: m.Cores, Memory: m.Memory}, Slots: v.settings.Instances, Free: freeMemory,
 		Dir: v.folder.path("serving", "logs"), Sockets: sockets, Spool: v.folder.path("serving", "collect"),
 		Endpoints: v.endpoints.Routes, Trust: serving.Trust{Key: key, Tenant: v.who.Tenant, Audiences: []string{v.origins.Default()}},
 		Host: v.host, Secret: v.connectionSecret, Log: v.log, Now: now,
 	}), nil
 }
+
+// containerEngine is the variable that says which container engine is used:
+// its command, or "none".
+const containerEngine = "LAPIS_CONTAINER_ENGINE"
 
 // groupsFolder is where the tasks of groups have their folders.
 func (f *folder) groupsFolder() string { return f.path("serving", "groups") }
@@ -113,6 +120,9 @@ func (f *folder) downGroups(ctx context.Context, out io.Writer) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+	if err := removeContainers(ctx, socketPath(f.path("serving", "s"))); err != nil {
+		fmt.Fprintln(out, "Containers that killed deployments have left were not removed:", err)
+	}
 	if err := os.RemoveAll(socketPath(f.path("serving", "s"))); err != nil {
 		return err
 	}
@@ -120,6 +130,19 @@ func (f *folder) downGroups(ctx context.Context, out io.Writer) error {
 		fmt.Fprintf(out, "Stopped %d online deployment(s); the next start of the server starts them again.\n", len(stopped))
 	}
 	return nil
+}
+
+// removeContainers removes what groups that were killed have left.
+func removeContainers(ctx context.Context, sockets string) error {
+	marks, err := filepath.Glob(filepath.Join(sockets, "*", deploy.ContainerMark))
+	if err != nil || len(marks) == 0 {
+		return err
+	}
+	engine := container.New(container.Config{Engine: os.Getenv(containerEngine)})
+	for _, mark := range marks {
+		err = errors.Join(err, engine.Remove(ctx, filepath.Dir(mark)))
+	}
+	return err
 }
 
 // groupsDownWithin is what groups get to end what they work on.
@@ -203,7 +226,7 @@ func (v *server) host(ctx context.Context, s deploy.Spec, env mlenvironment.Buil
 		if packages != "" {
 			h.Env[driver.PlatformPackages] = packages
 		}
-	case serving.Program:
+	case serving.Program, serving.Image:
 		h.Command = "exec " + quote(exe) + " host"
 	case serving.Native:
 		runner, library := "", ""

@@ -40,6 +40,9 @@ type Config struct {
 	Gateway   serving.Gateway
 	Machine   Machine
 
+	// Containers runs images; nil: nothing does.
+	Containers serving.Containers
+
 	// Dir keeps what is told of deployments that no longer run: the logs of
 	// starts. Sockets holds the sockets of groups: its path has at most 80
 	// bytes. Spool is where collected events wait; "" collects none.
@@ -475,6 +478,10 @@ func (d *Deployer) launch(ctx context.Context, r resource.Resource, w wanted, g 
 			return err
 		}
 	}
+	image, err := d.fetchImage(ctx, g, func(format string, args ...any) { d.stage(ctx, r.ID, log, format, args...) }, log)
+	if err != nil {
+		return err
+	}
 	host, err := d.Host(ctx, g.spec, built, log)
 	if err != nil {
 		return err
@@ -482,6 +489,9 @@ func (d *Deployer) launch(ctx context.Context, r resource.Resource, w wanted, g 
 	t, err := d.task(ctx, r, w, g, host, built, count)
 	if err != nil {
 		return err
+	}
+	if g.spec.Runtime == serving.Image {
+		d.contain(&t, w, g, image)
 	}
 	for _, note := range t.Notes {
 		fmt.Fprintln(log, note)
@@ -590,6 +600,9 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 	const inTask = `"$LAPIS_TASK_DIR"`
 	var lines []string
 	export := func(name, below string) {
+		if s.Runtime == serving.Image {
+			return // a container has them where Azure's have
+		}
 		lines = append(lines, "export "+name+"="+inTask+quote(below))
 	}
 	if s.Code != nil {
@@ -610,7 +623,7 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 			env[serving.GroupCommand] = strings.ReplaceAll(s.Command, root+"/", "$LAPIS_TASK_DIR/inputs"+root+"/")
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Variables)) {
-			if rest, ok := strings.CutPrefix(env[name], root+"/"); ok {
+			if rest, ok := strings.CutPrefix(env[name], root+"/"); ok && s.Runtime != serving.Image {
 				export(name, "/inputs"+root+"/"+rest)
 				delete(env, name)
 			}
@@ -629,7 +642,7 @@ func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\'
 // notes are what differs from what was asked for.
 func (d *Deployer) notes(w wanted, s Spec, built environment.Built) []string {
 	var notes []string
-	if s.Image != "" && s.Runtime != serving.Native {
+	if s.Image != "" && s.Runtime != serving.Native && s.Runtime != serving.Image {
 		notes = append(notes, fmt.Sprintf("lapis: no container engine is used here: image %s is not pulled", s.Image))
 	}
 	for _, n := range built.Notes {

@@ -176,7 +176,7 @@ func TestWhatRunsADeploymentIsChosenByWhatItHas(t *testing.T) {
 	} {
 		d := New(Config{})
 		w := wanted{deployment: endpoint.Deployment{Properties: c.properties}}
-		err := d.choose(t.Context(), w, &c.spec, c.routes)
+		err := d.choose(t.Context(), w, &c.spec, inference{Config: c.routes})
 		got := c.spec.Runtime + " " + c.spec.Flavor
 		if err != nil {
 			got = err.Error()

@@ -544,6 +544,9 @@ func (d *Deployer) stop(ctx context.Context, g *group) error {
 		case <-time.After(pause):
 		}
 	}
+	if err := d.removeContainers(ctx, g); err != nil {
+		return err
+	}
 	return os.RemoveAll(g.dir)
 }
 

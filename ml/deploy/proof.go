@@ -40,6 +40,9 @@ func (d *Deployer) proven(ctx context.Context, g *group, count int, log io.Write
 			lastLook = time.Now()
 		}
 		if waited := d.Now().Sub(began); waited > g.spec.Patience {
+			if why := waiting(g.spec, seen); why != "" {
+				return &crash{first: fmt.Sprintf("The instances are not ready after %s: %s; raise the readiness probe's initial_delay if they need longer", waited.Round(time.Second), why)}
+			}
 			return &crash{first: fmt.Sprintf("The instances are not ready after %s: init() has not returned, or the model is still being loaded; raise the readiness probe's initial_delay if it needs longer", waited.Round(time.Second))}
 		}
 		select {
@@ -48,6 +51,21 @@ func (d *Deployer) proven(ctx context.Context, g *group, count int, log io.Write
 		case <-time.After(pause):
 		}
 	}
+}
+
+// waiting is why a server of the user's own is not ready yet, as far as that is
+// known.
+func waiting(s Spec, seen serving.Group) string {
+	for _, in := range seen.Instances {
+		if in.State != serving.Starting || in.Error == "" || !ownServer(s.Runtime) {
+			continue
+		}
+		if strings.HasPrefix(in.Error, "GET ") || s.Runtime != serving.Image {
+			return in.Error
+		}
+		return fmt.Sprintf("nobody answers GET %s at port %d of the container, which the routes of the environment name", s.Probe, s.Port)
+	}
+	return ""
 }
 
 // crash is why instances do not come up: the first line is the root cause, rest

@@ -141,7 +141,11 @@ func (d *Deployer) deployments(ctx context.Context) ([]stored, error) {
 // route is one deployment for the gateway.
 func (d *Deployer) route(r resource.Resource, s Status) (serving.Deployment, string) {
 	spec := s.Live.Spec
-	out := serving.Deployment{Name: r.ID.Name(), ID: r.ID.String(), Generation: s.Live.ID, Runtime: spec.Runtime,
+	runtime := spec.Runtime
+	if ownServer(runtime) {
+		runtime = serving.Program
+	}
+	out := serving.Deployment{Name: r.ID.Name(), ID: r.ID.String(), Generation: s.Live.ID, Runtime: runtime,
 		ScoringPath: spec.ScoringPath, Timeout: spec.Timeout, Concurrency: spec.Concurrency, QueueWait: spec.QueueWait,
 		Batch: spec.Batch, Collect: spec.Collect, Capacity: max(s.capacity(), 1), Instances: []serving.Instance{}}
 	if spec.MinInstances == 0 {
@@ -191,5 +195,5 @@ func lowest(instances []serving.GroupInstance) int {
 }
 
 func instance(g *group, in serving.GroupInstance) serving.Instance {
-	return serving.Instance{ID: instanceID(g, in.Number), Network: in.Network, Address: in.Address, Frames: g.spec.Runtime != serving.Program}
+	return serving.Instance{ID: instanceID(g, in.Number), Network: in.Network, Address: in.Address, Frames: !ownServer(g.spec.Runtime)}
 }

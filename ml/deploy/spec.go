@@ -35,13 +35,14 @@ type Spec struct {
 // Instance is the part of a Spec that its instances are made of: when it
 // changes, new ones take their place.
 type Instance struct {
-	Runtime     string             `json:"runtime"` // serving.Native, serving.Python, serving.Program
+	Runtime     string             `json:"runtime"` // serving.Native, serving.Python, serving.Program, serving.Image
 	Flavor      string             `json:"flavor,omitempty"`
 	Model       *Model             `json:"model,omitempty"`
 	Code        *compute.Tree      `json:"code,omitempty"`
 	Script      string             `json:"script,omitempty"`
 	Recipe      environment.Recipe `json:"recipe,omitzero"`
-	Image       string             `json:"image,omitempty"`   // named by the environment; not pulled
+	Image       string             `json:"image,omitempty"`   // named by the environment; pulled by serving.Image alone
+	Build       *serving.Build     `json:"build,omitempty"`   // of the image, where it has a Dockerfile
 	Command     string             `json:"command,omitempty"` // of a program
 	Port        int                `json:"port,omitempty"`    // of a program: that its routes name
 	Probe       string             `json:"probe,omitempty"`   // of a program: path that answers when it is ready
@@ -183,11 +184,11 @@ func (d *Deployer) resolve(ctx context.Context, w wanted) (Spec, error) {
 			return s, resource.WrongJSON(err, "environment")
 		}
 	}
-	if err := d.choose(ctx, w, &s, inference.Config); err != nil {
+	if err := d.choose(ctx, w, &s, inference); err != nil {
 		return s, err
 	}
 	switch {
-	case s.Runtime == serving.Native:
+	case s.Runtime == serving.Native, s.Runtime == serving.Image:
 	case env.Container != "" && s.Runtime != serving.Program:
 		return s, fault.Invalid("The environment cannot be made: %s.", env.Container).With("ImageBuildFailure").At("properties.environmentId")
 	case p.EnvironmentID != "":
@@ -197,7 +198,7 @@ func (d *Deployer) resolve(ctx context.Context, w wanted) (Spec, error) {
 			return s, err
 		}
 	}
-	if s.Model != nil && s.Model.Type == "mlflow_model" && s.Code == nil && s.Runtime != serving.Program {
+	if s.Model != nil && s.Model.Type == "mlflow_model" && s.Code == nil && !ownServer(s.Runtime) {
 		s.Sample = d.modelSample(ctx, s.Model)
 	}
 	if s.Batch, err = batch(p.Properties); err != nil {
@@ -328,11 +329,19 @@ func batch(p map[string]string) (*serving.Batch, error) {
 	return &serving.Batch{MaxSize: size, MaxDelay: time.Duration(delay * float64(time.Millisecond))}, nil
 }
 
-// inference is the part of an environment that tells how its own server is
-// spoken to.
+// inference is the part of an environment that tells of a server of its own.
 type inference struct {
 	Config inferenceConfig `json:"inferenceConfig"`
+	Image  string          `json:"image"`
+	Conda  string          `json:"condaFile"`
+	Build  *struct {
+		ContextURI string `json:"contextUri"`
+		Dockerfile string `json:"dockerfilePath"`
+	} `json:"build"`
 }
+
+// ownServer tells whether a runtime is a server of the user's own.
+func ownServer(runtime string) bool { return runtime == serving.Program || runtime == serving.Image }
 
 type inferenceConfig struct {
 	Liveness  *route `json:"livenessRoute"`
@@ -346,8 +355,8 @@ type route struct {
 }
 
 // choose decides what runs the deployment.
-func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferenceConfig) error {
-	p := w.deployment
+func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, env inference) error {
+	p, routes := w.deployment, env.Config
 	tier := strings.ToLower(p.Properties[propTier])
 	command := p.Properties[propCommand]
 	if command == "" {
@@ -364,7 +373,7 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 	case tier != "" && tier != "native" && tier != "python" && tier != "container":
 		return fault.Invalid("'properties.properties[%q]' is %q; it must be native, python or container", propTier, tier).With("ValidationError").At("properties.properties")
 	case tier == "container" && command == "":
-		return fault.New(fault.NotImplemented, "BadArgument", "A container needs a container engine, which this machine does not have; give the command that starts the server in properties: %s.", propCommand)
+		return d.image(ctx, w, s, env)
 	case command != "" && tier != "native" && tier != "python":
 		program(s, command, routes)
 		return nil
@@ -377,6 +386,8 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 			what = fmt.Sprintf("The model '%s:%s' is none of ONNX, LightGBM and XGBoost", s.Model.Name, s.Model.Version)
 		}
 		return fault.Invalid("%s, which native serving needs; leave %q out.", what, propTier).With("BadArgument").At("properties.properties")
+	case env.Build != nil && tier != "python":
+		return d.image(ctx, w, s, env)
 	case s.Code != nil && s.Script != "":
 		s.Runtime, s.Flavor = serving.Python, "script"
 		return nil
@@ -384,7 +395,7 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 		s.Runtime, s.Flavor = serving.Python, "mlflow"
 		return nil
 	case routes.Scoring != nil:
-		return fault.New(fault.NotImplemented, "BadArgument", "The environment's image needs a container engine, which this machine does not have; give the command that starts its server in properties: %s.", propCommand).At("properties.environmentId")
+		return d.image(ctx, w, s, env)
 	case s.Model != nil && s.Model.Type == "triton_model":
 		return fault.Invalid("The model '%s:%s' is no model repository with ONNX models (models/NAME/VERSION/model.onnx), which alone are served without a container engine.", s.Model.Name, s.Model.Version).With("BadArgument").At("properties.model")
 	}
@@ -397,6 +408,12 @@ func (d *Deployer) choose(ctx context.Context, w wanted, s *Spec, routes inferen
 // program is a server of the user's own.
 func program(s *Spec, command string, routes inferenceConfig) {
 	s.Runtime, s.Command = serving.Program, command
+	s.answersAt(routes)
+}
+
+// answersAt takes from the routes of an environment where its server answers.
+// What they leave out is as with Azure's own server.
+func (s *Spec) answersAt(routes inferenceConfig) {
 	s.Port, s.Probe = 5001, "/"
 	if r := routes.Scoring; r != nil {
 		s.Port, s.ScoringPath = r.Port, "/"+strings.TrimPrefix(r.Path, "/")

@@ -35,11 +35,15 @@ const (
 	GroupCommand = "LAPIS_GROUP_COMMAND"     // of a program: run by bash in the code's folder, with PORT set
 	GroupPort    = "LAPIS_GROUP_PORT"        // of a program: the port that its routes name; a copy of the program gets another in PORT
 	GroupProbe   = "LAPIS_GROUP_READY"       // of a program: path that answers 2xx when the program is ready
+	GroupAfter   = "LAPIS_GROUP_AFTER"       // of a program: run by bash when an instance has ended; what it prints says why it did
 	GroupLibrary = "LAPIS_GROUP_LIBRARY"     // native: folder with the runtime library
 
 	GroupBatchSize  = "LAPIS_GROUP_BATCH_SIZE"     // native: rows that are put together at most; "" or 0 for no batching
 	GroupBatchDelay = "LAPIS_GROUP_BATCH_DELAY_US" // native: microseconds that a request waits for others at most
 )
+
+// InstanceNumber is a variable that programs find their number in.
+const InstanceNumber = "LAPIS_INSTANCE"
 
 // Group is what a group tells of itself.
 type Group struct {

@@ -73,6 +73,9 @@ const (
 	Native  = "native"  // our runner: ONNX, LightGBM, XGBoost
 	Python  = "python"  // our driver in the user's environment
 	Program = "program" // the user's own server, spoken to over HTTP
+
+	// Image is a server that an image brings, in a container; to the gateway it is a Program.
+	Image = "container"
 )
 
 // Deployment is one deployment of an endpoint.
