@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -159,10 +160,40 @@ func steady(d resource.Resource) (deploy.Status, int, bool) {
 	return s, *s.Capacity, true
 }
 
+// scaledTo is how many instances a deployment was given when it was scaled last; -1
+// if it never was.
+func scaledTo(d resource.Resource) int {
+	var s struct {
+		Last *struct{ To int } `json:"lastScale"`
+	}
+	if err := json.Unmarshal(d.Status, &s); err != nil || s.Last == nil {
+		return -1
+	}
+	return s.Last.To
+}
+
+// asked tells whether somebody asks the deployment now, or did in this minute or
+// the one before: then it is no time to take its last instance away.
+func (a *Autoscaler) asked(now time.Time, id resource.ID) bool {
+	a.mu.Lock()
+	state := a.state
+	a.mu.Unlock()
+	for _, e := range state.Endpoints {
+		for _, d := range e.Deployments {
+			if strings.EqualFold(e.Name, id.Parent().Name()) && strings.EqualFold(d.Name, id.Name()) && d.Running+d.Waiting > 0 {
+				return true
+			}
+		}
+	}
+	minute := now.Truncate(time.Minute)
+	_, points, _ := a.points(monitor.Query{Resource: id, Names: []string{monitor.RequestsPerMinute}, From: minute.Add(-time.Minute), To: minute.Add(time.Minute), Step: time.Minute})
+	return slices.ContainsFunc(points, func(p monitor.Point) bool { return p.Total > 0 })
+}
+
 // apply goes by one setting.
 func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resource, s Setting, target resource.Resource) {
-	_, current, ok := steady(target)
-	if !ok {
+	status, current, ok := steady(target)
+	if !ok && !(status.Asleep && scaledTo(target) == 0) { // what a setting took away, it may bring back
 		return
 	}
 	var kept settingStatus
@@ -181,7 +212,7 @@ func (a *Autoscaler) apply(ctx context.Context, now time.Time, r resource.Resour
 			a.Log.Debug("autoscale waits", "setting", r.ID.String(), "because", d.waits)
 		}
 	}
-	if d.count == current {
+	if d.count == current || d.count == 0 && a.asked(now, target.ID) {
 		return
 	}
 	// The decision and its time are kept first: after a crash it is done, and not

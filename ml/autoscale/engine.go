@@ -55,6 +55,9 @@ func (s Setting) decide(now time.Time, current int, last time.Time, read func(Tr
 	if current > most {
 		return decision{count: most, free: true, reason: fmt.Sprintf("%s; there were %d", held, current)}
 	}
+	if current == 0 {
+		return stay // there is nothing to measure, and a request wakes it
+	}
 	values := make([]reading, len(p.Rules))
 	anyKnown := len(p.Rules) == 0
 	for i, r := range p.Rules {

@@ -55,6 +55,8 @@ func TestRulesDecideHowManyInstancesThereAre(t *testing.T) {
 		{"not above the maximum", []string{cpuOut}, [3]int{2, 2, 5}, 4, 0, map[string]float64{monitor.CPU: 90}, 5},
 		{"at the maximum nothing happens", []string{cpuOut}, [3]int{2, 2, 5}, 5, 0, map[string]float64{monitor.CPU: 90}, 5},
 		{"below the minimum it is raised, whatever the metrics", []string{cpuOut}, [3]int{2, 2, 5}, 1, time.Second, unknown, 2},
+		{"from none it is raised, too", []string{cpuOut}, [3]int{2, 2, 5}, 0, time.Second, unknown, 2},
+		{"where none may be, none stays until a request comes", []string{cpuOut}, [3]int{0, 1, 5}, 0, 0, unknown, 0},
 		{"above the maximum it is lowered", []string{cpuOut}, [3]int{2, 2, 5}, 9, time.Second, unknown, 5},
 		{"without metrics the default holds", []string{cpuOut}, [3]int{1, 3, 5}, 2, 0, unknown, 3},
 		{"and takes nothing away", []string{cpuOut}, [3]int{1, 3, 5}, 4, 0, unknown, 4},

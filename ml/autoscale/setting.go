@@ -225,8 +225,8 @@ func (p Profile) check(at string) error {
 	switch {
 	case c.Minimum < 0 || c.Maximum > maxInstances:
 		return invalid("The capacity of the profile %q is %d to %d; it must lie between 0 and %d.", fault.Clip(p.Name), c.Minimum, c.Maximum, maxInstances).At(at + ".capacity")
-	case c.Maximum < 1 || c.Minimum > c.Maximum || c.Default < c.Minimum || c.Default > c.Maximum:
-		return invalid("The capacity of the profile %q must be minimum <= default <= maximum, and the maximum at least 1; it is %d, %d, %d.", fault.Clip(p.Name), c.Minimum, c.Default, c.Maximum).At(at + ".capacity")
+	case c.Minimum > c.Maximum || c.Default < c.Minimum || c.Default > c.Maximum:
+		return invalid("The capacity of the profile %q must be minimum <= default <= maximum; it is %d, %d, %d.", fault.Clip(p.Name), c.Minimum, c.Default, c.Maximum).At(at + ".capacity")
 	case len(p.Rules) > maxRules:
 		return invalid("The profile %q has %d rules; at most %d are allowed.", fault.Clip(p.Name), len(p.Rules), maxRules).At(at + ".rules")
 	case p.FixedDate != nil && p.Recurrence != nil:

@@ -163,6 +163,7 @@ type Status struct {
 	Previous *Generation `json:"previous,omitempty"`
 	Capacity *int        `json:"capacity,omitempty"` // instances to keep
 	Asleep   bool        `json:"asleep,omitempty"`   // none is kept until a request comes
+	Sleeps   bool        `json:"sleeps,omitempty"`   // rules took all instances away once: a request that finds none waits for one
 	Failure  *Failure    `json:"failure,omitempty"`  // of the last attempt
 }
 

@@ -710,7 +710,7 @@ func (d *Deployer) Scale(ctx context.Context, id resource.ID, count int, reason 
 	}
 	members := map[string]any{"capacity": count, "asleep": nil}
 	if count == 0 {
-		members["asleep"] = true
+		members["asleep"], members["sleeps"] = true, true
 	}
 	err = d.write(ctx, id, members, d.activity(id, "scale", fmt.Sprintf("%d to %d: %s", s.capacity(), count, reason)))
 	if err != nil {

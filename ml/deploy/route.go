@@ -148,7 +148,7 @@ func (d *Deployer) route(r resource.Resource, s Status) (serving.Deployment, str
 	out := serving.Deployment{Name: r.ID.Name(), ID: r.ID.String(), Generation: s.Live.ID, Runtime: runtime,
 		ScoringPath: spec.ScoringPath, Timeout: spec.Timeout, Concurrency: spec.Concurrency, QueueWait: spec.QueueWait,
 		Batch: spec.Batch, Collect: spec.Collect, Capacity: max(s.capacity(), 1), Instances: []serving.Instance{}}
-	if spec.MinInstances == 0 {
+	if spec.MinInstances == 0 || s.Sleeps {
 		out.Wake, out.Hold = true, hold
 	}
 	d.mu.Lock()

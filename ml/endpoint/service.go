@@ -165,7 +165,7 @@ type Live struct {
 // internal are the members of a status that readers do not see, and readOnly
 // those that they may send back.
 var (
-	internal = []string{"live", "previous", "capacity", "asleep", "failure", "shown", "scaling", "scoringPath", "trafficBefore"}
+	internal = []string{"live", "previous", "capacity", "asleep", "sleeps", "failure", "shown", "scaling", "scoringPath", "trafficBefore"}
 	readOnly = []string{"provisioningState", "provisioningErrors", "stage", "lastScale", "canary"}
 )
 

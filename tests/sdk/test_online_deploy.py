@@ -293,6 +293,33 @@ def test_a_deployment_that_nobody_asks_sleeps_and_wakes_for_a_request(endpoint):
     assert found.provisioning_state == "Succeeded"
 
 
+def test_a_profile_takes_all_instances_away_and_brings_them_back(endpoint, rest):
+    endpoint.deploy()
+    endpoint.traffic(blue=100)
+    group = rest.scope.split("/providers/")[0]
+    path = f"{group}/providers/Microsoft.Insights/autoscaleSettings/{endpoint.name}"
+    target = f"{rest.scope}/onlineEndpoints/{endpoint.name}/deployments/blue"
+
+    def hold(least, most):
+        profile = {"name": "now", "capacity": {"minimum": str(least), "maximum": str(most), "default": str(least)}, "rules": []}
+        rest("PUT", path, json={"location": "local", "properties": {"enabled": True, "targetResourceUri": target, "profiles": [profile]}}).raise_for_status()
+
+    def instances():
+        return rest("GET", target).json()["sku"]["capacity"]
+
+    try:
+        hold(0, 0)
+        endpoint.until(lambda: instances() == 0)
+        hold(0, 2)
+        assert endpoint.post({"n": 1}).status_code == 200  # and not that there is no instance
+        endpoint.until(lambda: instances() == 1)
+        hold(2, 2)
+        endpoint.until(lambda: instances() == 2)
+        assert endpoint.post({"n": 2}).status_code == 200
+    finally:
+        rest("DELETE", path).raise_for_status()
+
+
 def test_a_sku_that_is_patched_scales(endpoint, rest):
     endpoint.deploy()
     path = f"onlineEndpoints/{endpoint.name}/deployments/blue"
