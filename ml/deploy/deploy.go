@@ -337,6 +337,11 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 	if err := d.proven(ctx, g, count, log); err != nil {
 		return nil, d.abandon(ctx, g, was, err)
 	}
+	if was.Live == nil || was.Live.ID != gen {
+		if err := d.try(ctx, g, log); err != nil {
+			return nil, d.abandon(ctx, g, was, err)
+		}
+	}
 	d.stage(ctx, r.ID, log, "Switching requests to the new instances")
 
 	// From here on the new generation is the deployment.

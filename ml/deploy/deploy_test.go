@@ -191,3 +191,21 @@ func TestWhatRunsADeploymentIsChosenByWhatItHas(t *testing.T) {
 		t.Errorf("a program: %+v", s)
 	}
 }
+
+func TestZerosHaveTheShapeThatAModelDeclares(t *testing.T) {
+	for _, c := range []struct {
+		inputs []declared
+		want   string
+	}{
+		{[]declared{{"x", "FP32", []int64{-1, 2}}}, `{"inputs":[{"datatype":"FP32","name":"x","shape":[1,2],"data":[0,0]}]}`},
+		{[]declared{{"a", "BYTES", []int64{1}}, {"b", "BOOL", nil}}, `{"inputs":[{"datatype":"BYTES","name":"a","shape":[1],"data":[""]},{"datatype":"BOOL","name":"b","shape":[],"data":[false]}]}`},
+		{[]declared{{"x", "FP16", []int64{1}}}, ""},
+		{[]declared{{"x", "FP32", []int64{1 << 40, 1 << 40}}}, ""},
+		{[]declared{{"x", "FP32", []int64{1 << 15, 1 << 15}}}, ""},
+		{[]declared{{"x", "FP32", []int64{1 << 20}}, {"y", "FP32", []int64{1}}}, ""},
+	} {
+		if got := string(zeroRequest(c.inputs)); got != c.want {
+			t.Errorf("%+v: %s", c.inputs, got)
+		}
+	}
+}

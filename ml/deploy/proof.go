@@ -110,30 +110,45 @@ func crashed(e compute.Exit) error {
 // first request is slow.
 const sampleWithin = 60 * time.Second
 
-// score has one instance score the sample.
+// score has one instance score the sample that came with the model.
 func (d *Deployer) score(ctx context.Context, g *group, seen serving.Group, log io.Writer) error {
-	if g.spec.Sample == nil {
+	in, ok := oneReady(g, seen)
+	if g.spec.Sample == nil || !ok {
 		return nil
 	}
-	for _, in := range seen.Instances {
-		if in.State != serving.Ready {
-			continue
-		}
-		d.stage(ctx, g.deployment, log, "Scoring the model's sample")
-		a, err := d.Groups.Ask(ctx, instance(g, in), serving.Question{Method: "POST", Target: g.spec.Sample.Target,
-			Headers: map[string]string{"Content-Type": "application/json"}, Body: g.spec.Sample.Body, Timeout: max(g.spec.Timeout, sampleWithin)})
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return &crash{fmt.Sprintf("The instance died when it scored the input example that came with the model: %v", err), ""}
-		}
-		if a.Status >= 400 {
-			return &crash{"The model does not score the input example that came with it: " + said(a.Body), string(a.Body)}
-		}
-		return nil
+	d.stage(ctx, g.deployment, log, "Scoring the model's sample")
+	a, err := d.ask(ctx, g, in, *g.spec.Sample)
+	if err != nil {
+		return unanswered(ctx, "the input example that came with the model", err)
+	}
+	if a.Status >= 400 {
+		return &crash{"The model does not score the input example that came with it: " + said(a.Body), string(a.Body)}
 	}
 	return nil
+}
+
+// oneReady is an instance that answers.
+func oneReady(g *group, seen serving.Group) (serving.Instance, bool) {
+	for _, in := range seen.Instances {
+		if in.State == serving.Ready {
+			return instance(g, in), true
+		}
+	}
+	return serving.Instance{}, false
+}
+
+// ask has an instance score a sample.
+func (d *Deployer) ask(ctx context.Context, g *group, in serving.Instance, s Sample) (serving.Answer, error) {
+	return d.Groups.Ask(ctx, in, serving.Question{Method: "POST", Target: s.Target,
+		Headers: map[string]string{"Content-Type": "application/json"}, Body: s.Body, Timeout: max(g.spec.Timeout, sampleWithin)})
+}
+
+// unanswered is why a sample got no answer.
+func unanswered(ctx context.Context, sample string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &crash{fmt.Sprintf("The instance died when it scored %s, or took longer than a request may: %v", sample, err), ""}
 }
 
 // said is the message in the body of an error.

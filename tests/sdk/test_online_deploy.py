@@ -252,6 +252,63 @@ def test_a_program_of_ones_own_answers(endpoint, tmp_path):
     assert reply.status_code == 200 and reply.text.startswith("/predict"), reply.text
 
 
+SCHEMA = """
+import numpy as np
+from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+from inference_schema.schema_decorators import input_schema
+def init(): pass
+@input_schema("data", NumpyParameterType(np.array([[1.5, 2.0]])))
+def run(data):
+    print("scored", data.tolist())
+    if %s: raise ValueError("no such column")
+    return data.sum()
+"""
+
+
+def test_a_script_that_does_not_score_the_sample_of_its_schema_is_not_ready(endpoint):
+    environment = Environment(image="library/python:latest", conda_file={"dependencies": ["python=3.10", {"pip": ["inference-schema[numpy-support]"]}]})
+    endpoint.deploy(script=SCHEMA % "False", environment=environment)
+    endpoint.traffic(blue=100)
+    assert "scored [[1.5, 2.0]]" in endpoint.ml.online_deployments.get_logs("blue", endpoint.name, lines=50)
+    assert endpoint.post({"data": [[1, 2]]}).json() == 3
+    with pytest.raises(HttpResponseError) as failed:
+        endpoint.deploy(script=SCHEMA % "True", environment=environment)
+    assert "does not score the sample input of its own schema" in str(failed.value)
+    assert endpoint.post({"data": [[1, 2]]}).json() == 3
+
+
+STUMP = """tree
+version=v4
+num_class=1
+num_tree_per_iteration=1
+max_feature_idx=1
+objective=regression
+feature_names=x y
+feature_infos=[0:1] [0:1]
+
+Tree=0
+num_leaves=2
+num_cat=0
+split_feature=0
+threshold=0.5
+decision_type=10
+left_child=-1
+right_child=-2
+leaf_value=1 2
+shrinkage=1
+
+end of trees
+"""
+
+
+def test_a_native_model_without_an_example_scores_zeros_before_it_is_ready(endpoint, tmp_path):
+    (tmp_path / "stump.txt").write_text(STUMP)
+    endpoint.deploy(script=None, model=Model(path=str(tmp_path / "stump.txt")))
+    log = endpoint.ml.online_deployments.get_logs("blue", endpoint.name, lines=50, container_type="storage-initializer")
+    assert "Scoring zeros of the model's shape" in log and "nothing has been scored" not in log, log
+    assert endpoint.post({"input_data": [[0.0, 1.0], [1.0, 0.0]]}, to="blue").json() == [1.0, 2.0]
+
+
 def test_requests_that_take_too_long_end_and_the_next_is_answered(endpoint):
     script = "import json, time\ndef init(): pass\ndef run(d):\n    time.sleep(json.loads(d)); return 'done'\n"
     endpoint.deploy(script=script, request_settings=OnlineRequestSettings(request_timeout_ms=1000))
