@@ -29,7 +29,11 @@ func (d *Deployer) file(ctx context.Context, m Model, name string) ([]byte, erro
 
 // mlmodel is the part of an MLmodel file that serving goes by.
 type mlmodel struct {
-	Flavors map[string]map[string]any `yaml:"flavors"`
+	Flavors   map[string]map[string]any `yaml:"flavors"`
+	Signature struct {
+		Inputs string `yaml:"inputs"`
+		Params string `yaml:"params"`
+	} `yaml:"signature"`
 	Example struct {
 		Path    string `yaml:"artifact_path"`
 		Serving string `yaml:"serving_input_path"`
@@ -56,6 +60,50 @@ func (d *Deployer) mlmodel(ctx context.Context, m *Model) (*mlmodel, error) {
 	return file, nil
 }
 
+// loaders are the modules of MLflow that native scoring stands in for.
+var loaders = map[string]string{"onnx": "mlflow.onnx", "lightgbm": "mlflow.lightgbm", "xgboost": "mlflow.xgboost"}
+
+// plain tells whether all that the model takes is known to native scoring: what
+// is not is scored by MLflow itself, in Python.
+func (m mlmodel) plain(flavor string) bool {
+	python := m.Flavors["python_function"]
+	if loader, _ := python["loader_module"].(string); loader != "" && loader != loaders[flavor] {
+		return false
+	}
+	if predict, _ := python["predict_fn"].(string); predict != "" && predict != "predict" {
+		return false
+	}
+	if m.Signature.Params != "" && m.Signature.Params != "null" && m.Signature.Params != "[]" && flavor == "xgboost" {
+		return false // they change what predict does
+	}
+	var inputs []struct {
+		Type   json.RawMessage `json:"type"`
+		Tensor *struct {
+			Type string `json:"dtype"`
+		} `json:"tensor-spec"`
+	}
+	if m.Signature.Inputs == "" || m.Signature.Inputs == "null" {
+		return true
+	}
+	if json.Unmarshal([]byte(m.Signature.Inputs), &inputs) != nil {
+		return false
+	}
+	for _, in := range inputs {
+		var kind string
+		_ = json.Unmarshal(in.Type, &kind) // what is no word is a nested type
+		switch kind {
+		case "double", "float", "long", "integer", "boolean", "string":
+		case "tensor":
+			if in.Tensor == nil || strings.HasPrefix(in.Tensor.Type, "datetime") || strings.HasPrefix(in.Tensor.Type, "complex") || in.Tensor.Type == "object" && flavor != "onnx" {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // mlflowFlavor is the native flavor of an MLflow model; "" if it has none.
 func (d *Deployer) mlflowFlavor(ctx context.Context, m *Model) (string, error) {
 	file, err := d.mlmodel(ctx, m)
@@ -66,6 +114,9 @@ func (d *Deployer) mlflowFlavor(ctx context.Context, m *Model) (string, error) {
 		settings, ok := file.Flavors[flavor]
 		if !ok {
 			continue
+		}
+		if !file.plain(flavor) {
+			return "", nil
 		}
 		name, _ := settings["data"].(string)
 		if name == "" {

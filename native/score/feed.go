@@ -211,6 +211,14 @@ func (c *call) fromCells(name string, cells []cell) (*array, error) {
 	a := &array{name: name}
 	a.Type = c.server.target(name)
 	a.Shape = []int64{int64(len(cells))}
+	is := func(k kind) func(cell) bool { return func(v cell) bool { return v.kind == k } }
+	if a.Type == tensor.Bytes && !slices.ContainsFunc(cells, is(text)) && slices.ContainsFunc(cells, func(v cell) bool { return v.kind == number && !v.whole }) {
+		// In a column of numbers, whole ones beside others are written as those are.
+		cells = slices.Clone(cells)
+		for i := range cells {
+			cells[i].whole = false
+		}
+	}
 	for i := range cells {
 		if err := a.cell(&cells[i], 1); err != nil {
 			return nil, err
@@ -240,9 +248,12 @@ func (a *array) cell(v *cell, depth int) error {
 	}
 	a.seen[v.kind] = true
 	if a.Type == tensor.Bytes {
-		if v.kind == text {
+		switch v.kind {
+		case text:
 			a.Strings = append(a.Strings, v.s)
-		} else {
+		case boolean:
+			a.Strings = append(a.Strings, v.show())
+		default:
 			a.Strings = append(a.Strings, v.label())
 		}
 		return nil
@@ -548,6 +559,11 @@ func (c *call) enforceColumns(in []catalog.Column) error {
 // dtypes are numpy's names of the column types.
 var dtypes = map[string]string{"double": "float64", "float": "float32", "long": "int64", "integer": "int32", "boolean": "bool", "string": "<class 'object'>"}
 
+// safe are the types that may become one of a signature without a loss.
+var safe = map[string][]string{
+	"double": {"float64", "float32", "int32"}, "float": {"float32"}, "long": {"int64", "int32"}, "integer": {"int32"}, "boolean": {"bool"}, "string": {"object"},
+}
+
 // convert makes the cells of a column ones of the signature's type.
 func (c *call) convert(col *column, kind string) error {
 	fail := func(reason string) error {
@@ -557,12 +573,15 @@ func (c *call) convert(col *column, kind string) error {
 			} else {
 				reason = "Integer column has NA values"
 			}
-			return invalid(csvWrong, reason)
+			return traced(invalid(csvWrong, reason))
 		}
 		if c.azure {
 			return c.wrong("Failed to convert column %s to type '%s'. Error: %s", col.name, dtypes[kind], reason)
 		}
 		return invalid("Invalid input. Data is not compatible with model signature. Failed to convert column %s to type '%s'. Error: '%s'", col.name, dtypes[kind], reason)
+	}
+	if col.dtype != "" && !slices.Contains(safe[kind], col.dtype) {
+		return c.wrong("Incompatible input types for column %s. Can not safely convert %s to %s.", col.name, col.dtype, dtypes[kind])
 	}
 	col.cells = slices.Clone(col.cells)
 	for i := range col.cells {
@@ -617,8 +636,14 @@ func (c *call) enforceTensors(in []catalog.Column) error {
 		if d.table != nil {
 			for i := range d.table.columns {
 				col := &d.table.columns[i]
+				if col.dtype != "" && col.dtype != in[0].Tensor.Type {
+					return c.wrong("dtype of input %s does not match expected dtype %s", col.dtype, in[0].Tensor.Type)
+				}
+				if t := in[0].Tensor.Type; d.table.rows == 0 {
+					return invalid("Invalid input. Data is not compatible with model signature. Failed to convert column %s to type '%s'. Error: 'IndexError('single positional indexer is out-of-bounds')'", col.name, t)
+				}
 				kind := map[string]string{"float32": "float", "float64": "double", "int32": "integer", "int64": "long", "bool": "boolean"}[in[0].Tensor.Type]
-				lists := slices.ContainsFunc(col.cells, func(v cell) bool { return v.kind == list || v.kind == object })
+				lists := slices.ContainsFunc(col.cells, func(v cell) bool { return v.kind == list })
 				if lists && len(d.table.columns) > 1 {
 					return c.wrong("setting an array element with a sequence.")
 				}
@@ -659,7 +684,15 @@ func (c *call) enforceTensors(in []catalog.Column) error {
 				d.named = append(d.named, array{name: col.name})
 				continue
 			}
+			want := in[slices.IndexFunc(in, func(w catalog.Column) bool { return w.Name == col.name })].Tensor
+			if t.rows == 0 {
+				return invalid("Invalid input. Data is not compatible with model signature. Failed to convert column %s to type '%s'. Error: 'IndexError('single positional indexer is out-of-bounds')'", col.name, want.Type)
+			}
 			a, err := c.fromCells(col.name, col.cells)
+			if err == nil && a.ragged || err != nil && slices.ContainsFunc(col.cells, func(v cell) bool { return v.kind == list }) {
+				d.table = t
+				return c.wrong("The value in the Input DataFrame column '%s' could not be converted to the expected shape of: '%s'. Ensure that each of the input list elements are of uniform length and that the data can be coerced to the tensor type '%s'", col.name, tuple(want.Shape), want.Type)
+			}
 			if err != nil {
 				d.table = t
 				return err
@@ -727,6 +760,32 @@ func (c *call) checkShape(a *array, want catalog.Column) error {
 	return nil
 }
 
+// objects tells why the array that pandas makes of a table is none that a model
+// of numbers takes; "" if it is one.
+func (t *table) objects(floating bool) string {
+	if t.rows == 0 {
+		return "the table has no rows, so its columns have no type"
+	}
+	var seen [object + 1]bool
+	points := false
+	for _, col := range t.columns {
+		for i := range col.cells {
+			v := &col.cells[i]
+			seen[v.kind] = true
+			points = points || v.kind == number && !v.whole
+		}
+	}
+	switch {
+	case seen[boolean] && (seen[number] || seen[null] || seen[text]):
+		return "the table has booleans beside other values"
+	case floating && seen[text]:
+		return "the table has texts"
+	case floating && seen[number] && !points && !seen[null]:
+		return "Unexpected input data type. Actual: (tensor(int64)), expected: (tensor(float))"
+	}
+	return ""
+}
+
 // matrix makes a 2-D array of a table, for the model's only input.
 func (c *call) matrix(t *table) (*array, error) {
 	a := &array{}
@@ -757,6 +816,11 @@ func (c *call) feed() ([]tensor.Tensor, error) {
 	}
 	switch {
 	case d.table != nil && len(m.Inputs) == 1:
+		if c.server.mlmodel != nil && len(c.server.inputs()) == 0 {
+			if why := d.table.objects(m.Inputs[0].Type == tensor.Float32 || m.Inputs[0].Type == tensor.Float64); why != "" {
+				return nil, &badRun{why}
+			}
+		}
 		a, err := c.matrix(d.table)
 		if err != nil {
 			return nil, err
@@ -907,7 +971,12 @@ func (c *call) unsigned() error {
 	}
 	for _, col := range c.data.table.columns {
 		empty := len(col.cells) > 0
+		var seen [object + 1]bool
 		for i := range col.cells {
+			seen[col.cells[i].kind] = true
+			if seen[boolean] && (seen[number] || seen[null]) {
+				return &badRun{"pandas dtypes must be int, float or bool. Fields with bad pandas dtypes: " + col.name + ": object"}
+			}
 			empty = empty && col.cells[i].kind == null
 			if k := col.cells[i].kind; k == text || k == list || k == object {
 				return &badRun{"pandas dtypes must be int, float or bool. Fields with bad pandas dtypes: " + col.name + ": object"}

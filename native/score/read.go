@@ -2,13 +2,19 @@ package score
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/csv"
+	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"lapis/frame"
+	"lapis/native/catalog"
 	"lapis/native/scan"
 	"lapis/native/tensor"
 )
@@ -42,7 +48,8 @@ type table struct {
 type column struct {
 	name  string
 	cells []cell
-	given int // in how many records it was
+	given int    // in how many records it was
+	dtype string // numpy's name of its type, where what was read has types
 }
 
 // cell is a value in a table.
@@ -94,7 +101,7 @@ func (c *call) read(q *frame.Request) error {
 	content := frame.Header(q.Headers, "Content-Type")
 	parts := strings.Split(content, ";")
 	mime := strings.ToLower(strings.TrimSpace(parts[0]))
-	if mime == "text/csv" {
+	if mime == "text/csv" || mime == parquetType {
 		c.azure = false
 	}
 	if coding := frame.Header(q.Headers, "Content-Encoding"); coding != "" && coding != "identity" {
@@ -122,11 +129,62 @@ func (c *call) read(q *frame.Request) error {
 		return c.object(q.Body)
 	case mime == "text/csv":
 		return c.csv(q.Body)
+	case mime == parquetType:
+		return c.parquet(q.Body)
 	}
 	if content == "" {
 		content = "None"
 	}
-	return &badType{"This predictor only supports the following content types: Types: ['text/csv', 'application/json']. Got '" + content + "'."}
+	return &badType{"This predictor only supports the following content types: Types: ['text/csv', 'application/json', 'application/vnd.apache.parquet']. Got '" + content + "'."}
+}
+
+// utf8JSON is JSON in UTF-8, whichever of Unicode's encodings it came in. Which
+// it is shows in the mark at its beginning, or in where its zero bytes are.
+func utf8JSON(b []byte) []byte {
+	if bytes.HasPrefix(b, []byte("\xef\xbb\xbf")) {
+		return b[3:]
+	}
+	if len(b) < 2 {
+		return b
+	}
+	var head [4]byte
+	n := copy(head[:], b)
+	size, order := 0, binary.ByteOrder(binary.LittleEndian)
+	switch {
+	case n == 4 && bytes.Equal(head[:], []byte("\xff\xfe\x00\x00")):
+		size, b = 4, b[4:]
+	case n == 4 && bytes.Equal(head[:], []byte("\x00\x00\xfe\xff")):
+		size, order, b = 4, binary.BigEndian, b[4:]
+	case bytes.HasPrefix(b, []byte("\xff\xfe")):
+		size, b = 2, b[2:]
+	case bytes.HasPrefix(b, []byte("\xfe\xff")):
+		size, order, b = 2, binary.BigEndian, b[2:]
+	case head[0] == 0 && head[1] == 0 && n == 4:
+		size, order = 4, binary.BigEndian
+	case head[0] == 0:
+		size, order = 2, binary.BigEndian
+	case head[1] == 0 && head[2] == 0 && head[3] == 0 && n == 4:
+		size = 4
+	case head[1] == 0:
+		size = 2
+	default:
+		return b
+	}
+	out := make([]byte, 0, len(b)/size+len(b)/8)
+	if size == 4 {
+		for ; len(b) >= 4; b = b[4:] {
+			out = utf8.AppendRune(out, rune(order.Uint32(b)))
+		}
+		return out
+	}
+	units := make([]uint16, 0, len(b)/2)
+	for ; len(b) >= 2; b = b[2:] {
+		units = append(units, order.Uint16(b))
+	}
+	for _, r := range utf16.Decode(units) {
+		out = utf8.AppendRune(out, r)
+	}
+	return out
 }
 
 // member is a member of the body whose value was passed over.
@@ -137,6 +195,8 @@ type member struct {
 
 // object reads a body of JSON.
 func (c *call) object(body []byte) error {
+	body = utf8JSON(body)
+	c.text = body
 	s := scan.New(body)
 	switch s.Peek() {
 	case '{':
@@ -265,8 +325,27 @@ func (c *call) object(body []byte) error {
 			}
 			return c.columnar()
 		}
+	case "inputs":
+		if s.Peek() == '[' && nextIs(s, '{') {
+			return c.listed(s)
+		}
 	}
 	return c.arrays(s)
+}
+
+// listed reads a list of objects where arrays are meant: a signature of columns
+// makes a table of it, and any other model does not take it.
+func (c *call) listed(s *scan.Scanner) error {
+	if c.server.takesColumns() {
+		return c.records(s, "")
+	}
+	if err := s.Skip(); err != nil {
+		return err
+	}
+	if in := c.server.inputs(); len(in) > 0 && in[0].Name != "" {
+		return &badSchema{c.shown(), "Model is missing inputs " + pythonList(columnNames(in)) + "."}
+	}
+	return &badRun{"the model takes tables and arrays, and a list of objects was given"}
 }
 
 func wellFormed(s *scan.Scanner) error {
@@ -472,13 +551,16 @@ func (c *call) evenly() bool {
 // columnar turns records into named arrays, as MLflow does with instances, for
 // models that take arrays.
 func (c *call) columnar() error {
-	if !c.server.takesTensors() {
+	if c.server.takesColumns() {
 		return nil
 	}
 	t := c.data.table
 	c.data.table = nil
 	for _, col := range t.columns {
 		a, err := c.fromCells(col.name, col.cells)
+		if err != nil && len(c.server.inputs()) == 0 && c.server.flavor != "onnx" {
+			a, err = &array{name: col.name}, nil // the library has its say
+		}
 		if err != nil {
 			return err
 		}
@@ -543,9 +625,13 @@ const csvWrong = "Failed to parse input as a Pandas DataFrame. Ensure that the i
 
 // csv reads a table of comma-separated values.
 func (c *call) csv(body []byte) error {
+	if !utf8.Valid(body) {
+		return invalid("Invalid input. Ensure that input is a valid UTF-8 encoded string.")
+	}
 	r := csv.NewReader(bytes.NewReader(body))
 	r.TrimLeadingSpace = false
 	const wrong = csvWrong
+	invalid := func(format string, args ...any) error { return traced(invalid(format, args...)) }
 	if in := c.server.inputs(); len(in) > 0 && in[0].Tensor != nil {
 		return invalid(wrong, "TensorSpec only supports numpy types, use numpy_types() instead")
 	}
@@ -574,7 +660,56 @@ func (c *call) csv(body []byte) error {
 		t.rows++
 	}
 	c.data.table, c.data.csv = t, true
+	for i, col := range t.columns {
+		if said := c.unsafe(col); said != "" {
+			return invalid(wrong, fmt.Sprintf(said, i))
+		}
+	}
 	return nil
+}
+
+// unsafe tells what is wrong with a column of a file of words for the type that
+// the signature gives it: pandas takes words as the type that they look like, and
+// no others.
+func (c *call) unsafe(col column) string {
+	in := c.server.inputs()
+	at := slices.IndexFunc(in, func(w catalog.Column) bool { return w.Name == col.name })
+	if at < 0 {
+		return ""
+	}
+	truths, points, missing, beyond := 0, false, false, false
+	for _, v := range col.cells {
+		switch v.kind {
+		case boolean:
+			truths++
+		case null:
+			missing = true
+		case number:
+			points = points || v.f != math.Trunc(v.f)
+			beyond = beyond || v.f != 0 && v.f != 1
+		}
+	}
+	switch kind := in[at].Kind; kind {
+	case "double", "float":
+		if truths > 0 && truths < len(col.cells) {
+			return "could not convert string to float: 'True'%.0d"
+		}
+	case "long", "integer":
+		switch {
+		case truths > 0 && truths < len(col.cells):
+			return "cannot safely convert passed user dtype of " + dtypes[kind] + " for object dtyped data in column %d"
+		case points && !missing:
+			return "cannot safely convert passed user dtype of " + dtypes[kind] + " for float64 dtyped data in column %d"
+		}
+	case "boolean":
+		switch {
+		case truths > 0 && truths < len(col.cells):
+			return "cannot safely convert passed user dtype of bool for object dtyped data in column %d"
+		case beyond:
+			return "cannot safely convert passed user dtype of bool for int64 dtyped data in column %d"
+		}
+	}
+	return ""
 }
 
 // absent are the words that pandas reads as missing.

@@ -49,10 +49,16 @@ func (s *Server) Serve(q *frame.Request, path string, a *frame.Reply) bool {
 		s.score(q, path, a)
 	case "/swagger.json":
 		a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, s.swagger...)
-	case "/ping", "/health":
+	case "/ping", "/health", "/version":
+		if q.Method != "GET" {
+			a.Status, a.Headers, a.Body = 405, append(a.Headers, "Allow: GET\r\n"+contentJSON...), append(a.Body, `{"detail":"Method Not Allowed"}`...)
+			return true
+		}
+		if path == "/version" {
+			a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, mlflowVersion...)
+			return true
+		}
 		a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, '\n')
-	case "/version":
-		a.Status, a.Headers, a.Body = 200, append(a.Headers, contentJSON...), append(a.Body, mlflowVersion...)
 	default:
 		return false
 	}
@@ -115,7 +121,10 @@ func (s *Server) method(q *frame.Request, path string, a *frame.Reply) {
 // The kinds of refusals.
 type (
 	// badBody is a body that cannot be read as what it should be.
-	badBody struct{ text string }
+	badBody struct {
+		text  string
+		trace bool // MLflow says where in its code it arose
+	}
 	// badSchema is data that breaks the signature of the model.
 	badSchema struct{ data, text string }
 	// badParam is a parameter that breaks the signature.
@@ -132,7 +141,16 @@ func (e *badParam) Error() string  { return e.text }
 func (e *badType) Error() string   { return e.text }
 func (e *badRun) Error() string    { return e.text }
 
-func invalid(format string, args ...any) error { return &badBody{fmt.Sprintf(format, args...)} }
+func invalid(format string, args ...any) error { return &badBody{text: fmt.Sprintf(format, args...)} }
+
+// traced is a refusal of a body that MLflow answers with a stack trace.
+func traced(err error) error {
+	var b *badBody
+	if errors.As(err, &b) {
+		b.trace = true
+	}
+	return err
+}
 
 // mlflowError is the body of MLflow's errors.
 type mlflowError struct{ code, text, state, class, trace string }
@@ -199,6 +217,9 @@ func (c *call) refuse(err error, a *frame.Reply) {
 		reply.text = "Invalid input. Ensure that input is a valid JSON formatted string. Error: 'JSONDecodeError(\"" + broken.Reason + fmt.Sprintf(": char %d\")'\nInput: \n%s\n", broken.At, clip(c.text))
 	case errors.As(err, &body):
 		reply.text = body.text
+		if body.trace {
+			reply.trace = body.text
+		}
 	case errors.As(err, &schema):
 		reply.code, reply.state, reply.class = "INVALID_PARAMETER_VALUE", "KAM01", "SCHEMA_ENFORCEMENT_FAILED"
 		reply.text = fmt.Sprintf("Failed to predict data '%s'. \nError: Failed to enforce schema of data '%s' with schema '%s'. Error: %s", schema.data, schema.data, c.server.schema(), schema.text)

@@ -44,6 +44,20 @@ MODELS = [
     ),
 ]
 
+NATIVE = [
+    *MODELS,
+    Allowed(
+        "Status and kind of an error are MLflow's. Where pandas, numpy or a library would say what is wrong, it is said in other words.", most=420,
+        where="^header message$", theirs=r"^\[", ours=r"^\[",
+    ),
+    Allowed(
+        "Of two faults of a request, the other one is told: as MLflow makes a table cell by cell, it finds cells before columns.", most=60,
+        where="^body$", theirs="error_code", ours="error_code",
+    ),
+    Allowed("An object of values in place of the list of instances is one of them.", most=10, call=r'"instances": \{', where="^(status|body|header message)$", theirs=r"400|error_code|^\[", ours="200|predictions|none"),
+    Allowed("An object where a text is meant is no text; Python's way of writing it has no meaning to the model.", most=10, call="^onnx_named .*[a-z]\": \\{", where="^body$", theirs="predictions", ours="predictions"),
+]
+
 INPUT_DATA = [
     Allowed("Every reply of an endpoint carries the request's id, and the name of the server whose contract is kept.", most=900, call=" (PUT|DELETE|PATCH) ", where="^header (x-ms-|x-request-id|traceid)", theirs="^none$"),
     Allowed("An id that is too long is refused before the method is.", most=60, call=" (PUT|DELETE|PATCH) ", where="^(status|body)$", theirs="405|method is not allowed", ours="431|must not exceed"),

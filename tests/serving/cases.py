@@ -198,28 +198,44 @@ COLUMNS = {
     "forest": models.COLUMNS, "linear": models.COLUMNS, "bare": ["a", "b"], "lightgbm": [c.replace(" ", "_") for c in models.COLUMNS], "onnx": ["X"],
     "typed": ["a " + k for k in ["integer", "long", "float", "double", "string", "boolean", "binary", "datetime"]], "optional": ["x", "y", "s"], "params": ["x"],
     "tensor": ["0", "1", "2"], "integers": ["0", "1"], "named": ["a", "b"], "untyped": ["p", "q"], "text": ["0"], "replies": ["what"],
-}  # fmt: skip
+}
+
+# Of the models that are scored without Python.
+NATIVE_COLUMNS = {
+    "onnx": ["X"], "onnx_bare": ["a", "b", "c"], "onnx_columns": ["a", "b"], "onnx_matrix": ["a", "b", "c"], "onnx_named": ["a", "b", "s"], "onnx_unnamed": ["0", "1", "2"],
+    "boosted": models.COLUMNS, "booster": models.COLUMNS, "boosted_bare": models.COLUMNS, "boosted_mixed": [*models.KINDS, "may"],
+    "light": COLUMNS["lightgbm"], "light_bare": COLUMNS["lightgbm"], "light_mixed": [*models.KINDS, "may"],
+}
+COLUMNS_OF = {**COLUMNS, **NATIVE_COLUMNS}  # fmt: skip
 
 FITTING = {
     "typed": lambda rng: [rng.choice(c) for c in ([1, 2.0, "3"], [2**40, 1, 1.5], [1.5, 1], [2.5, None], ["a", 1], [True, 1], ["YWI=", "?"], ["2024-01-02", 1704164645, "x"])],
     "optional": lambda rng: [rng.choice(c) for c in ([1.5, 1, None], [2.5, None], ["a", None])],
     "replies": lambda rng: [rng.choice(list(models.REPLIES) + ["unknown"])],
     "text": lambda rng: [rng.choice(["a", "b", 1])],
+    "onnx_columns": lambda rng: [rng.choice([1.5, 2, float("nan")]), rng.choice([1, 2**40, -3])],
+    "onnx_named": lambda rng: [rng.choice([1.5, 2, float("nan")]), rng.choice([1, 2**40, -3]), rng.choice(["a", "\u2603", ""])],
+    "boosted_mixed": lambda rng: mixed_row(rng),
+    "light_mixed": lambda rng: mixed_row(rng),
     "named": lambda rng: [[rng.choice([1, 2.5]), 2], rng.choice([1, 5.5, "x"])],
 }  # fmt: skip
+
+
+def mixed_row(rng):
+    return [rng.choice(c) for c in ([1.5, 2, None, float("nan")], [0.1, 3], [7, 2**40, 3.0], [4, 5], [True, False, 1], [0.5, None, -1])]
 
 
 def row(name, rng):
     if name in FITTING and rng.random() < 0.85:
         return FITTING[name](rng)
-    width = 4 if name == "onnx" else len(COLUMNS[name])
+    width = 4 if name == "onnx" else len(COLUMNS_OF[name])
     numbers = [0.5, 1, 2, 5.1, 3.5, 1.4, 0.2]
     return [rng.choice(numbers) if rng.random() < 0.95 else rng.choice(CELLS) for _ in range(width)]
 
 
 def table(name, rng):
     """Draw columns and rows, most of which fit."""
-    columns = list(COLUMNS[name])
+    columns = list(COLUMNS_OF[name])
     data = [row(name, rng) for _ in range(rng.randrange(1, 4))]
     if name == "onnx":
         data = [[r] if rng.random() < 0.5 else r for r in data]
@@ -261,7 +277,7 @@ def filled(name, rng, form):
     if form == "dataframe_records":
         return [dict(zip(columns, r)) for r in data]
     kind = rng.random()
-    if name in ("tensor", "integers", "bare", "untyped", "text", "replies") and kind < 0.7:
+    if name in ("tensor", "integers", "bare", "untyped", "text", "replies", "onnx_bare", "onnx_unnamed") and kind < 0.7:
         return [r[0] for r in data if r] if name in ("text", "replies") else data
     if name == "onnx" and kind < 0.7:
         flat = [r[0] if r and isinstance(r[0], list) else r for r in data]
@@ -317,6 +333,12 @@ def for_model(name, rng):
         body = rng.choice([{"messages": [{"role": "user", "content": "hi"}]}, {"prompt": "p", "n": 9}, {"input": ["a", "b"]}, value(rng), {}, [body]])
     content_type = pick(rng, {JSON: 20, "application/json; charset=utf-8": 2, "application/json;charset=UTF-8": 1, "application/json; charset=latin-1": 1, "application/json; format=pandas-split": 1, "text/plain": 1, "application/x-json": 1})
     return Case("POST", "/invocations", drawn_headers(rng, content_type, 1), encoded(rng, body))
+
+
+def for_native(name, rng):
+    """Draw a request in MLflow's forms that a model without Python is made for: MLflow's web pages are not among them."""
+    case = for_model(name, rng)
+    return dataclasses.replace(case, target="/invocations") if case.target in ("/invocations/", "/nothing", "/docs", "/openapi.json", "/redoc", "/ping/", "/") else case
 
 
 def for_input_data(name, rng):

@@ -164,6 +164,21 @@ class Connection:
         return answer
 
 
+@contextlib.contextmanager
+def runner(flavor, model, **environ):
+    """An instance that scores a model without Python."""
+    import onnxruntime
+
+    program = REPOSITORY / "bin" / "lapis-runner"
+    assert program.exists(), "make build makes it"
+    library = pathlib.Path(onnxruntime.__file__).parent / "capi"
+    instance = Instance({"LAPIS_GROUP_FLAVOR": flavor, "LAPIS_GROUP_MODEL": str(model), "LAPIS_GROUP_MODEL_REF": "m:1", "LAPIS_GROUP_LIBRARY": str(library), **environ}, command=[program])
+    try:
+        yield instance
+    finally:
+        instance.stop()
+
+
 class Peer:
     """A server of others in a process of its own, on a port of its own."""
 

@@ -74,6 +74,120 @@ def onnx(folder):
     mlflow.onnx.save_model(graph, folder, signature=signature, pip_requirements=[])
 
 
+def boosted(folder):
+    import xgboost
+
+    x, y = iris()
+    model = xgboost.XGBClassifier(n_estimators=6, max_depth=3).fit(x, y)
+    mlflow.xgboost.save_model(model, folder, model_format="json", signature=infer_signature(x, model.predict(x)), input_example=x.head(2), pip_requirements=[])
+
+
+def booster(folder):
+    import xgboost
+
+    x, y = iris()
+    model = xgboost.train({"objective": "reg:squarederror"}, xgboost.DMatrix(x, y), 6)
+    mlflow.xgboost.save_model(model, folder, model_format="ubj", signature=infer_signature(x, model.predict(xgboost.DMatrix(x))), pip_requirements=[])
+
+
+def boosted_bare(folder):
+    """Neither signature nor names of columns."""
+    import xgboost
+
+    x, y = iris()
+    mlflow.xgboost.save_model(xgboost.XGBRegressor(n_estimators=6).fit(x.values, y), folder, model_format="json", pip_requirements=[])
+
+
+KINDS = ["double", "float", "long", "integer", "boolean"]
+
+
+def mixed():
+    """A table with a column of each type that trees take; the last may be missing."""
+    rng = np.random.default_rng(3)
+    x = pd.DataFrame({
+        "double": rng.normal(size=200), "float": rng.normal(size=200).astype("float32"), "long": rng.integers(0, 9, 200), "integer": rng.integers(0, 9, 200).astype("int32"),
+        "boolean": rng.random(200) < 0.5, "may": rng.normal(size=200),
+    })  # fmt: skip
+    return x, (x["double"] + x["long"] + x["boolean"] > 4).astype(int)
+
+
+def mixed_signature():
+    return ModelSignature(inputs=Schema([ColSpec(k, k) for k in KINDS] + [ColSpec("double", "may", required=False)]))
+
+
+def boosted_mixed(folder):
+    import xgboost
+
+    x, y = mixed()
+    mlflow.xgboost.save_model(xgboost.XGBClassifier(n_estimators=5).fit(x, y), folder, model_format="json", signature=mixed_signature(), pip_requirements=[])
+
+
+def light(folder):
+    import lightgbm as lgb
+
+    x, y = iris()
+    x = x.rename(columns=lambda c: c.replace(" ", "_"))
+    model = lgb.train({"objective": "multiclass", "num_class": 3, "verbose": -1}, lgb.Dataset(x, y), 5)
+    mlflow.lightgbm.save_model(model, folder, signature=infer_signature(x, model.predict(x)), input_example=x.head(2), pip_requirements=[])
+
+
+def light_bare(folder):
+    import lightgbm as lgb
+
+    x, y = iris()
+    mlflow.lightgbm.save_model(lgb.train({"objective": "regression", "verbose": -1}, lgb.Dataset(x.values, y), 5), folder, pip_requirements=[])
+
+
+def light_mixed(folder):
+    import lightgbm as lgb
+
+    x, y = mixed()
+    mlflow.lightgbm.save_model(lgb.train({"objective": "binary", "verbose": -1}, lgb.Dataset(x, y), 5), folder, signature=mixed_signature(), pip_requirements=[])
+
+
+def graph(nodes, inputs, outputs):
+    """An ONNX model; inputs and outputs are (name, type, shape)."""
+    from onnx import checker, helper
+
+    values = [[helper.make_tensor_value_info(*v) for v in side] for side in (inputs, outputs)]
+    model = helper.make_model(helper.make_graph([helper.make_node(*n) for n in nodes], "g", *values), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    checker.check_model(model)
+    return model
+
+
+def doubled():
+    return graph([("Add", ["X", "X"], ["Y"])], [("X", 1, ["n", 3])], [("Y", 1, ["n", 3])])
+
+
+def vectors(text=False):
+    """With an output for each of its inputs, which have a type each; that of texts is there where it is asked for."""
+    inputs = [("a", 1, ["n"]), ("b", 7, ["n"]), ("s", 8, ["n"])]
+    outputs = [("minus", 1, ["n"]), ("twice", 7, ["n"]), ("same", 8, ["n"])]
+    nodes = [("Neg", ["a"], ["minus"]), ("Add", ["b", "b"], ["twice"]), ("Identity", ["s"], ["same"])]
+    return graph(*(side if text else side[:2] for side in (nodes, inputs, outputs)))
+
+
+def onnx_bare(folder):
+    mlflow.onnx.save_model(doubled(), folder, pip_requirements=[])
+
+
+def onnx_columns(folder):
+    mlflow.onnx.save_model(vectors(), folder, signature=ModelSignature(inputs=Schema([ColSpec("float", "a"), ColSpec("long", "b")])), pip_requirements=[])
+
+
+def onnx_matrix(folder):
+    mlflow.onnx.save_model(doubled(), folder, signature=ModelSignature(inputs=Schema([ColSpec("double", c) for c in "abc"])), pip_requirements=[])
+
+
+def onnx_named(folder):
+    inputs = Schema([TensorSpec(np.dtype("float32"), (-1,), "a"), TensorSpec(np.dtype("int64"), (-1,), "b"), TensorSpec(np.dtype("str"), (-1,), "s")])
+    mlflow.onnx.save_model(vectors(text=True), folder, signature=ModelSignature(inputs=inputs), pip_requirements=[])
+
+
+def onnx_unnamed(folder):
+    mlflow.onnx.save_model(doubled(), folder, signature=ModelSignature(inputs=Schema([TensorSpec(np.dtype("float32"), (-1, 3))])), pip_requirements=[])
+
+
 class Function(mlflow.pyfunc.PythonModel):
     def __init__(self, function):
         self.function = function
@@ -161,7 +275,16 @@ def replies(folder):
     function(folder, answer, ModelSignature(inputs=Schema([ColSpec("string", "what")])))
 
 
-NAMES = {f.__name__: f for f in [forest, linear, bare, lightgbm, onnx, typed, optional, params, tensor, integers, named, untyped, text, replies]}
+NAMES = {f.__name__: f for f in [
+    forest, linear, bare, lightgbm, onnx, typed, optional, params, tensor, integers, named, untyped, text, replies, boosted, booster, boosted_bare, boosted_mixed, light, light_bare, light_mixed,
+    onnx_bare, onnx_columns, onnx_matrix, onnx_named, onnx_unnamed,
+]}  # fmt: skip
+
+# Models that are scored without Python, and as what.
+NATIVE = {
+    "onnx": "onnx", "onnx_bare": "onnx", "onnx_columns": "onnx", "onnx_matrix": "onnx", "onnx_named": "onnx", "onnx_unnamed": "onnx",
+    "boosted": "xgboost", "booster": "xgboost", "boosted_bare": "xgboost", "boosted_mixed": "xgboost", "light": "lightgbm", "light_bare": "lightgbm", "light_mixed": "lightgbm",
+}  # fmt: skip
 
 
 def make(name, folder):

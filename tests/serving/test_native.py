@@ -5,7 +5,6 @@ The first half deploys with the SDK and asks through the gateway; the second
 asks an instance in frames, which is quick enough for thousands of rows.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -25,10 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from instances import Instance  # noqa: E402
-
-RUNNER = pathlib.Path(__file__).parents[2] / "bin" / "lapis-runner"
-LIBRARY = pathlib.Path(onnxruntime.__file__).parent / "capi"
+from instances import runner  # noqa: E402
 
 TYPES = {
     "BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16, "UINT32": TensorProto.UINT32, "UINT64": TensorProto.UINT64,
@@ -209,16 +205,6 @@ def test_a_stream_over_grpc_tells_errors_in_band(triton):
 
 
 # In frames.
-
-
-@contextlib.contextmanager
-def runner(flavor, model, **environ):
-    assert RUNNER.exists(), "make build makes it"
-    instance = Instance({"LAPIS_GROUP_FLAVOR": flavor, "LAPIS_GROUP_MODEL": str(model), "LAPIS_GROUP_MODEL_REF": "m:1", "LAPIS_GROUP_LIBRARY": str(LIBRARY), **environ}, command=[RUNNER])
-    try:
-        yield instance
-    finally:
-        instance.stop()
 
 
 JSON = [("Content-Type", "application/json")]
