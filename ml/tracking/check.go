@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -26,8 +25,6 @@ const (
 	maxBatchParamsTags = 100
 	maxBatch           = 1000
 )
-
-func sortStrings(s []string) { slices.Sort(s) }
 
 // quote is a value as MLflow's errors show it.
 func quote(s string) string {

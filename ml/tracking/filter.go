@@ -2,10 +2,9 @@ package tracking
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"lapis/fault"
 )
@@ -43,9 +42,6 @@ var entityNames = [...]string{OfAttribute, "metric", "parameter", OfTag, "datase
 func (c *Clause) Of() string {
 	return entityNames[c.of]
 }
-
-// MatchesKey tells whether a value passes, or that it is missing.
-func (c *Clause) MatchesKey(s string, there bool) bool { return c.matchesKey(s, there) }
 
 // Clause is one comparison of a filter; a filter is clauses joined by AND.
 type Clause struct {
@@ -197,117 +193,6 @@ func invalid(format string, args ...any) *fault.Error {
 	return fault.Invalid(format, args...).With("INVALID_PARAMETER_VALUE")
 }
 
-// token is one word of a filter.
-type token struct {
-	kind byte // i identifier, s quoted string, n number, o operator, p punctuation, x anything else
-	text string
-}
-
-func wordRune(r rune) bool { return r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r) }
-
-// quoted returns the length of the quoted text that s begins with, its quotes
-// included, or 0.
-func quoted(s string) int {
-	q := s[0]
-	if q != '\'' && q != '"' && q != '`' {
-		return 0
-	}
-	for i := 1; i < len(s); i++ {
-		if s[i] == q {
-			if i+1 < len(s) && s[i+1] == q { // a doubled quote stands for one
-				i++
-				continue
-			}
-			return i + 1
-		}
-	}
-	return 0
-}
-
-// tokens cuts a filter into words.
-func tokens(s string) []token {
-	var list []token
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		switch {
-		case unicode.IsSpace(r):
-			s = s[size:]
-		case r == '\'':
-			n := quoted(s)
-			if n == 0 {
-				return append(list, token{'x', s})
-			}
-			list = append(list, token{'s', s[:n]})
-			s = s[n:]
-		case r == '-' || r == '+' || r == '.' || r >= '0' && r <= '9':
-			n := 1
-			for n < len(s) && (strings.IndexByte("0123456789.eE", s[n]) >= 0 || (s[n] == '-' || s[n] == '+') && (s[n-1] == 'e' || s[n-1] == 'E')) {
-				n++
-			}
-			kind := byte('n')
-			if _, err := strconv.ParseFloat(s[:n], 64); err != nil {
-				kind = 'x'
-			}
-			list = append(list, token{kind, s[:n]})
-			s = s[n:]
-		case strings.ContainsRune("=<>!", r):
-			n := 1
-			for n < len(s) && strings.IndexByte("=<>!", s[n]) >= 0 {
-				n++
-			}
-			list = append(list, token{'o', s[:n]})
-			s = s[n:]
-		case strings.ContainsRune("(),;", r):
-			list = append(list, token{'p', s[:1]})
-			s = s[1:]
-		case wordRune(r) || r == '"' || r == '`':
-			n := identifier(s)
-			if n == 0 {
-				return append(list, token{'x', s})
-			}
-			list = append(list, token{'i', s[:n]})
-			s = s[n:]
-		default:
-			n := strings.IndexFunc(s, unicode.IsSpace)
-			if n < 0 {
-				n = len(s)
-			}
-			list = append(list, token{'x', s[:n]})
-			s = s[n:]
-		}
-	}
-	return list
-}
-
-// identifier returns the length of the dotted name that s begins with; parts
-// may be quoted.
-func identifier(s string) int {
-	n := 0
-	for n < len(s) {
-		if q := quoted(s[n:]); q > 0 && s[n] != '\'' {
-			n += q
-		} else {
-			start := n
-			for n < len(s) {
-				r, size := utf8.DecodeRuneInString(s[n:])
-				if !wordRune(r) {
-					break
-				}
-				n += size
-			}
-			if n == start {
-				return n
-			}
-		}
-		if n < len(s) && s[n] == '.' {
-			n++
-			continue
-		}
-		return n
-	}
-	return n
-}
-
 // Parse reads a filter. The empty filter has no clauses.
 func (g *Grammar) Parse(filter string) ([]Clause, error) {
 	list := tokens(filter)
@@ -387,10 +272,6 @@ func (g *Grammar) invalidClause(list []token) error {
 		}
 	}
 	return notClause(strings.Join(words, ", "))
-}
-
-func word(list []token, i int, w string) bool {
-	return i < len(list) && list[i].kind == 'i' && strings.EqualFold(list[i].text, w)
 }
 
 // clause reads one comparison and returns what follows it.
@@ -500,7 +381,7 @@ func (g *Grammar) attributes() string {
 	for k := range g.number {
 		all = append(all, "'"+k+"'")
 	}
-	sortStrings(all)
+	slices.Sort(all)
 	return "{" + strings.Join(all, ", ") + "}"
 }
 
@@ -514,14 +395,6 @@ func cutName(s string) (before, after string, found bool) {
 		}
 	}
 	return s, "", false
-}
-
-func unquote(s string) string {
-	if len(s) >= 2 && (s[0] == '"' || s[0] == '`' || s[0] == '\'') && s[len(s)-1] == s[0] {
-		q := s[:1]
-		return strings.ReplaceAll(s[1:len(s)-1], q+q, q)
-	}
-	return s
 }
 
 var (
@@ -558,7 +431,7 @@ func refuseAny(g *Grammar, c *Clause, op string) error {
 		end = ""
 	}
 	sorted := append([]string(nil), ops...)
-	sortStrings(sorted)
+	slices.Sort(sorted)
 	return invalid("Invalid comparator '%s' not one of '{'%s'}%s", op, strings.Join(sorted, "', '"), end)
 }
 
@@ -731,179 +604,4 @@ func listText(list []token) string {
 		}
 	}
 	return b.String()
-}
-
-// Matches tells whether a text passes the clause.
-func (c *Clause) Matches(s string) bool {
-	switch c.Op {
-	case "=":
-		return s == c.Text
-	case "!=":
-		return s != c.Text
-	case "RLIKE":
-		return c.regular.MatchString(s)
-	case "LIKE", "ILIKE":
-		return c.like.match(s)
-	case "IN":
-		return contains(c.Values, s)
-	case "NOT IN":
-		return !contains(c.Values, s)
-	}
-	return false
-}
-
-// MatchesNumber tells whether a number passes the clause. NaN passes != alone.
-func (c *Clause) MatchesNumber(v float64) bool {
-	switch c.Op {
-	case "=":
-		return v == c.Number
-	case "!=":
-		return v != c.Number
-	case ">":
-		return v > c.Number
-	case ">=":
-		return v >= c.Number
-	case "<":
-		return v < c.Number
-	case "<=":
-		return v <= c.Number
-	}
-	return false
-}
-
-// matchesKey tells whether a value that may be missing passes.
-func (c *Clause) matchesKey(s string, there bool) bool {
-	switch c.Op {
-	case "IS NULL":
-		return !there
-	case "IS NOT NULL":
-		return there
-	}
-	return there && c.Matches(s)
-}
-
-// pattern is the right side of LIKE: % is any text, _ any one character.
-type pattern struct {
-	text  []rune
-	fold  bool
-	parts []string // between the %, when there is no _
-}
-
-func newPattern(s string, fold bool) *pattern {
-	if fold {
-		s = strings.ToLower(s)
-	}
-	p := &pattern{text: []rune(s), fold: fold}
-	if !strings.Contains(s, "_") {
-		p.parts = strings.Split(s, "%")
-	}
-	return p
-}
-
-func (p *pattern) match(s string) bool {
-	if p.fold {
-		s = strings.ToLower(s)
-	}
-	if p.parts != nil {
-		return inOrder(p.parts, s)
-	}
-	t := []rune(s)
-	// Greedy with one point to fall back to: linear but for that.
-	i, j, star, mark := 0, 0, -1, 0
-	for i < len(t) {
-		switch {
-		case j < len(p.text) && p.text[j] == '%':
-			star, mark = j, i
-			j++
-		case j < len(p.text) && (p.text[j] == '_' || p.text[j] == t[i]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = mark, star+1
-		default:
-			return false
-		}
-	}
-	for j < len(p.text) && p.text[j] == '%' {
-		j++
-	}
-	return j == len(p.text)
-}
-
-// inOrder tells whether s begins with the first part, ends with the last, and
-// has the others between, one after the other.
-func inOrder(parts []string, s string) bool {
-	n := len(parts) - 1
-	if n == 0 {
-		return s == parts[0]
-	}
-	if len(s) < len(parts[0])+len(parts[n]) || !strings.HasPrefix(s, parts[0]) || !strings.HasSuffix(s, parts[n]) {
-		return false
-	}
-	s = s[len(parts[0]) : len(s)-len(parts[n])]
-	for _, part := range parts[1:n] {
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s = s[i+len(part):]
-	}
-	return true
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}
-
-// Order is one key to sort by.
-type Order struct {
-	of   entity
-	Key  string
-	Desc bool
-}
-
-// Of returns the kind of what is sorted by.
-func (o *Order) Of() string { return entityNames[o.of] }
-
-// ParseOrder reads one order_by: a name, then ASC or DESC.
-func (g *Grammar) ParseOrder(s string) (Order, error) {
-	list := tokens(s)
-	if len(list) == 0 {
-		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", s)
-	}
-	if list[0].kind != 'i' || len(list) > 2 || word(list, 0, "ASC") || word(list, 0, "DESC") {
-		return Order{}, invalid("Invalid order_by clause '%s'. Could not be parsed.", s)
-	}
-	o := Order{}
-	if len(list) == 2 {
-		switch {
-		case word(list, 1, "DESC"):
-			o.Desc = true
-		case word(list, 1, "ASC"):
-		default:
-			return o, invalid("Invalid ordering key in order_by clause '%s'.", s)
-		}
-	}
-	if g.traces {
-		err := o.ofTrace(list[0].text)
-		return o, err
-	}
-	var err error
-	o.of, o.Key, err = g.name(list[0].text)
-	switch {
-	case err != nil:
-	case o.of == datasetOf:
-		err = invalid("Invalid identifier type 'dataset'")
-	case g.onlyAttributes && o.of != attribute:
-		err = invalid("Invalid order_by entity: %s", (&Clause{of: o.of}).Of())
-	case o.of >= metadata:
-		err = invalid("Invalid order_by entity: order by a metric, parameter, tag or attribute.")
-	}
-	return o, err
 }
