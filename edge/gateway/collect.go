@@ -34,7 +34,7 @@ const (
 	// What is longer is cut off: the rest of such a reply is not kept.
 	keptPayload = 32 << 20
 
-	writeEvery  = 100 * time.Millisecond // what is collected is in its file after
+	lookEvery   = 100 * time.Millisecond // for files that are to be finished
 	finishEvery = time.Second            // a file is whole after
 )
 
@@ -213,7 +213,7 @@ func (k *kept) each(do func(to collection, payload []byte, contentType string)) 
 // run writes until the queue is closed and empty.
 func (c *collector) run() {
 	defer close(c.ended)
-	tick := time.NewTicker(writeEvery)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -232,6 +232,9 @@ func (c *collector) run() {
 				}
 				t.written.Add(1)
 			})
+			if len(c.queue) == 0 { // a gateway that is killed leaves what is in its files
+				c.flush(false)
+			}
 		case <-tick.C:
 			c.flush(false)
 		}
