@@ -154,7 +154,7 @@ func (c *collector) counts(endpoint, deployment string) (written, lost map[strin
 // capture decides whether the request's payloads are kept.
 func (x *exchange) capture() {
 	c := x.cfg.Collect
-	if c == nil || !c.Request && !c.Response || !chance(c.Rate) {
+	if c == nil || x.upgrades || !c.Request && !c.Response || !chance(c.Rate) {
 		return
 	}
 	x.keep = &kept{collect: *c, endpoint: x.rt.Name, deployment: x.d.name, source: x.cfg.ID, id: x.id, clientID: x.clientID,

@@ -569,3 +569,96 @@ func TestHTTP2WorksToo(t *testing.T) {
 		t.Errorf("%s %s", resp.Status, b)
 	}
 }
+
+func TestAWebSocketGoesThroughToAProgram(t *testing.T) {
+	h := open(t)
+	ended := make(chan struct{}, 10)
+	program, _ := programOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Connection") != "Upgrade" || r.URL.Path == "/plain" {
+			fmt.Fprintf(w, "no %q %q", r.Header.Get("Upgrade"), r.Header.Get("Connection"))
+			return
+		}
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { c.Close(); ended <- struct{}{} }()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: yes\r\n\r\nhello ")
+		for {
+			line, err := rw.ReadString('\n')
+			if err != nil || line == "bye\n" {
+				return
+			}
+			_, _ = io.WriteString(c, "you said "+line)
+		}
+	})
+	h.apply(endpointOf(program))
+	d := h.g.endpoints["e"].deployments["blue"]
+	ask := func(path, more string) (net.Conn, *bufio.Reader, *http.Response) {
+		c, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(time.Minute))
+		_, _ = io.WriteString(c, "GET /endpoints/e"+path+" HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer "+testKey+"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"+more)
+		r := bufio.NewReader(c)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, r, resp
+	}
+	busy := func() int { running, _ := d.counts(); return running }
+
+	// What is sent with the handshake is not lost, and both sides are heard.
+	c, r, resp := ask("/chat", "early\n")
+	if resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" || resp.Header.Get("Sec-Websocket-Accept") != "yes" ||
+		resp.Header.Get("Azureml-Model-Deployment") != "blue" || resp.Header.Get("X-Request-Id") == "" {
+		t.Fatalf("%v", resp)
+	}
+	for _, said := range []string{"", "again\n"} {
+		_, _ = io.WriteString(c, said)
+		want := "hello you said early\n"
+		if said != "" {
+			want = "you said " + said
+		}
+		if line, err := r.ReadString('\n'); err != nil || line != want {
+			t.Fatalf("%q %v", line, err)
+		}
+	}
+	if busy() != 1 {
+		t.Errorf("%d requests are under way", busy())
+	}
+	// The program ends it.
+	_, _ = io.WriteString(c, "bye\n")
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("%v", err)
+	}
+	<-ended
+	until(t, "its place is free", func() bool { return busy() == 0 })
+	// The caller ends it.
+	c, _, _ = ask("/chat", "")
+	c.Close()
+	<-ended
+	until(t, "its place is free", func() bool { return busy() == 0 })
+	// A program that declines answers as always, and the connection goes on.
+	c, r, resp = ask("/plain", "")
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != `no "websocket" "Upgrade"` {
+		t.Errorf("%d %s", resp.StatusCode, b)
+	}
+	_, _ = io.WriteString(c, "GET /endpoints/e/chat HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer "+testKey+"\r\nUpgrade: websocket\r\n\r\n")
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 200 {
+		t.Errorf("%v %v", resp, err)
+	}
+	// Out of the routes, it still goes on; who waits for the instance waits for it.
+	c, r, _ = ask("/chat", "")
+	h.apply(endpointOf())
+	_, _ = io.WriteString(c, "still\n")
+	if line, err := r.ReadString('\n'); err != nil || line != "hello you said still\n" {
+		t.Errorf("%q %v", line, err)
+	}
+	c.Close()
+	<-ended
+}

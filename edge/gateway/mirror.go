@@ -63,7 +63,7 @@ func (a *answerOf) note(b []byte) {
 // deployment.
 func (x *exchange) shadow() {
 	rt := x.rt
-	if rt.mirror == nil || x.pinned || rt.mirror == x.d || !chance(float64(rt.mirrored)/100) {
+	if rt.mirror == nil || x.pinned || x.upgrades || rt.mirror == x.d || !chance(float64(rt.mirrored)/100) {
 		return
 	}
 	m := &rt.mirror.mirror

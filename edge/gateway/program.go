@@ -55,6 +55,9 @@ func (x *exchange) appendHTTP(b []byte) []byte {
 	b = append(b, x.target...)
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = append(b, x.frame[x.head:x.body]...)
+	if x.upgrades {
+		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+	}
 	if n := len(x.frame) - x.body; n > 0 || !safe(x.method) {
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, int64(n), 10)
@@ -108,7 +111,7 @@ func (x *exchange) overHTTP(c *conn, i *instance) (out outcome, ok, released boo
 			break
 		}
 	}
-	if resp.StatusCode == http.StatusSwitchingProtocols { // nobody asked for it
+	if resp.StatusCode == http.StatusSwitchingProtocols && !x.upgrades { // nobody asked for it
 		return malformed, false, false
 	}
 	defer resp.Body.Close()
@@ -121,6 +124,9 @@ func (x *exchange) overHTTP(c *conn, i *instance) (out outcome, ok, released boo
 		for _, v := range values {
 			x.takeHeader(header, name, v)
 		}
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return x.upgrade(c, resp), false, false
 	}
 	x.model = resp.StatusCode
 	if resp.ContentLength < 0 || resp.ContentLength > wholeReply {

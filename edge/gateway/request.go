@@ -62,6 +62,7 @@ type exchange struct {
 	model    int // what the instance answered
 	sent     int64
 
+	upgrades    bool   // the request asks for a WebSocket, and the instance may agree
 	calls       bool   // the request is a gRPC call
 	headed      bool   // its headers are with the caller
 	grpcStatus  string // of the last message
@@ -162,6 +163,7 @@ func (x *exchange) serve() {
 		}
 		return
 	}
+	x.upgrades = x.cfg.Runtime == serving.Program && upgrades(x.r)
 	x.deadline = time.Now().Add(x.timeout())
 	x.shadow()
 	x.capture()
