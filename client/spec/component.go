@@ -177,3 +177,75 @@ func missing(err error) bool {
 	f := fault.Find(err)
 	return f != nil && (errors.Is(err, fs.ErrNotExist) || strings.Contains(f.Message, "there is no file or folder"))
 }
+
+var portTypes = slices.Concat([]string{"path"}, dataTypes, modelTypes)
+
+var parameterTypes = []string{"string", "integer", "number", "boolean"}
+
+var portModes = []string{"download", "ro_mount", "rw_mount", "mount", "upload", "direct", "eval_mount", "eval_download", "link"}
+
+// parameter takes a value that a parameter of that type can have: `2`, and "2"
+// too, for a number.
+func parameter(kind string) shape {
+	return func(c *checker, n *Node, path string) {
+		before := len(c.mistakes)
+		scalar(c, n, path)
+		if len(c.mistakes) > before {
+			return
+		}
+		var err error
+		switch kind {
+		case "integer":
+			if n.kind != float {
+				_, err = strconv.ParseInt(strings.ReplaceAll(n.text, "_", ""), 0, 64)
+			}
+		case "number":
+			_, err = n.number()
+		case "boolean":
+			if n.kind != boolean {
+				_, err = strconv.ParseBool(n.text)
+			}
+		}
+		if err != nil || kind != "boolean" && kind != "string" && n.kind == boolean {
+			c.wrong(n, path, "%q is no value of the type %s.", n.text, kind)
+		}
+	}
+}
+
+// componentInput takes a parameter or a port.
+func componentInput(c *checker, n *Node, path string) {
+	f := fields{
+		{key: "type", shape: choice(slices.Concat(parameterTypes, portTypes)...), rule: required},
+		{key: "description", shape: str},
+		{key: "optional", shape: flag},
+		{key: "default", shape: scalar},
+	}
+	if kind := strings.ToLower(n.str("type")); n.kind == mapping && slices.Contains(parameterTypes, kind) {
+		bound := scalar
+		if kind != "string" {
+			bound = parameter("number")
+		}
+		f = f.and(field{key: "default", shape: parameter(kind)}, field{key: "min", shape: bound}, field{key: "max", shape: bound}, field{key: "enum", shape: listOf(str)})
+	} else {
+		f = f.and(field{key: "mode", shape: choice(portModes...)})
+	}
+	f.check(c, n, path)
+}
+
+var commandComponent = asset.and(command...).and(
+	field{key: "tags", shape: mapOf(str)},
+	field{key: "name", shape: name, rule: required},
+	field{key: "type", shape: choice("command")},
+	field{key: "display_name", shape: str},
+	field{key: "is_deterministic", shape: flag},
+	field{key: "inputs", shape: mapOf(componentInput)},
+	field{key: "outputs", shape: mapOf(fields{
+		{key: "type", shape: choice(slices.Concat(portTypes, parameterTypes)...), rule: required},
+		{key: "description", shape: str},
+		{key: "mode", shape: choice(portModes...)},
+		{key: "early_available", shape: flag},
+	}.check)},
+	field{key: "properties", shape: mapOf(anything)},
+	field{key: "additional_includes", shape: listOf(str)},
+	field{key: "intellectual_property", rule: readOnly},
+)

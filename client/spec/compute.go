@@ -291,3 +291,136 @@ func identityType(s string) string {
 	}
 	return pascal(s)
 }
+
+var computeIdentity = fields{
+	{key: "type", shape: choice("system_assigned", "user_assigned", "none", "system_assigned,user_assigned"), rule: required},
+	{key: "user_assigned_identities", shape: listOf(fields{
+		{key: "resource_id", shape: str},
+		{key: "client_id", rule: readOnly}, {key: "principal_id", rule: readOnly}, {key: "tenant_id", rule: readOnly},
+	}.check)},
+	{key: "principal_id", rule: readOnly},
+	{key: "tenant_id", rule: readOnly},
+}
+
+var networkSettings = fields{
+	{key: "vnet_name", shape: str},
+	{key: "subnet", shape: str},
+	{key: "public_ip_address", rule: readOnly},
+	{key: "private_ip_address", rule: readOnly},
+}
+
+var computeResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
+	field{key: "name", shape: name, rule: required},
+	field{key: "type", shape: str, rule: required},
+	field{key: "location", shape: str},
+	field{key: "resource_id", shape: str},
+	field{key: "provisioning_errors", rule: readOnly},
+	field{key: "created_on", rule: readOnly},
+)
+
+var script = fields{
+	{key: "path", shape: str},
+	{key: "command", shape: str},
+	{key: "timeout_minutes", shape: whole(1)},
+}
+
+var trigger = tagged(map[string]fields{
+	"cron": {{key: "expression", shape: str, rule: required}, {key: "start_time", shape: str}, {key: "time_zone", shape: str}},
+	"recurrence": {
+		{key: "frequency", shape: choice("minute", "hour", "day", "week", "month"), rule: required},
+		{key: "interval", shape: whole(1), rule: required},
+		{key: "start_time", shape: str}, {key: "time_zone", shape: str},
+		{key: "schedule", shape: fields{
+			{key: "week_days", shape: listOf(choice("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"))},
+			{key: "hours", shape: listOf(between(0, 23)), rule: required},
+			{key: "minutes", shape: listOf(between(0, 59)), rule: required},
+		}.check},
+	},
+})
+
+var computes = map[string]fields{
+	"amlcompute": computeResource.and(
+		field{key: "size", shape: str},
+		field{key: "tier", shape: choice("low_priority", "dedicated")},
+		field{key: "min_instances", shape: whole(0)},
+		field{key: "max_instances", shape: whole(0)},
+		field{key: "idle_time_before_scale_down", shape: whole(0)},
+		field{key: "ssh_public_access_enabled", shape: flag},
+		field{key: "ssh_settings", shape: fields{
+			{key: "admin_username", shape: str, rule: required},
+			{key: "admin_password", shape: str},
+			{key: "ssh_key_value", shape: str},
+		}.check},
+		field{key: "network_settings", shape: networkSettings.check},
+		field{key: "identity", shape: computeIdentity.check},
+		field{key: "enable_node_public_ip", shape: flag},
+	),
+	"computeinstance": computeResource.and(
+		field{key: "size", shape: str},
+		field{key: "network_settings", shape: networkSettings.check},
+		field{key: "create_on_behalf_of", shape: fields{
+			{key: "user_tenant_id", shape: str, rule: required},
+			{key: "user_object_id", shape: str, rule: required},
+		}.check},
+		field{key: "ssh_settings", shape: fields{
+			{key: "ssh_key_value", shape: str},
+			{key: "admin_username", rule: readOnly}, {key: "ssh_port", rule: readOnly},
+		}.check},
+		field{key: "ssh_public_access_enabled", shape: flag},
+		field{key: "schedules", shape: fields{
+			{key: "compute_start_stop", shape: listOf(fields{
+				{key: "trigger", shape: trigger},
+				{key: "action", shape: choice("start", "stop"), rule: required},
+				{key: "state", shape: choice("enabled", "disabled")},
+				{key: "schedule_id", rule: readOnly}, {key: "provisioning_state", rule: readOnly},
+			}.check)},
+		}.check},
+		field{key: "identity", shape: computeIdentity.check},
+		field{key: "idle_time_before_shutdown", shape: str},
+		field{key: "idle_time_before_shutdown_minutes", shape: whole(0)},
+		field{key: "custom_applications", shape: listOf(fields{
+			{key: "name", shape: str, rule: required},
+			{key: "type", shape: choice("docker")},
+			{key: "image", shape: fields{{key: "reference", shape: str, rule: required}}.check, rule: required},
+			{key: "endpoints", shape: listOf(fields{{key: "target", shape: port, rule: required}, {key: "published", shape: port, rule: required}}.check), rule: required},
+			{key: "environment_variables", shape: mapOf(scalar)},
+			{key: "bind_mounts", shape: listOf(fields{{key: "source", shape: str, rule: required}, {key: "target", shape: str, rule: required}}.check)},
+		}.check)},
+		field{key: "setup_scripts", shape: fields{
+			{key: "creation_script", shape: script.check},
+			{key: "startup_script", shape: script.check},
+		}.check},
+		field{key: "enable_node_public_ip", shape: flag},
+		field{key: "enable_sso", shape: flag},
+		field{key: "enable_root_access", shape: flag},
+		field{key: "release_quota_on_stop", shape: flag},
+		field{key: "enable_os_patching", shape: flag},
+		field{key: "state", rule: readOnly},
+		field{key: "last_operation", rule: readOnly},
+		field{key: "services", rule: readOnly},
+		field{key: "os_image_metadata", rule: readOnly},
+	),
+	"kubernetes": computeResource.and(
+		field{key: "resource_id", shape: str, rule: required},
+		field{key: "namespace", shape: str},
+		field{key: "properties", shape: mapOf(anything)},
+		field{key: "identity", shape: computeIdentity.check},
+	),
+	"virtualmachine": computeResource.and(
+		field{key: "resource_id", shape: str, rule: required},
+		field{key: "compute_location", rule: readOnly},
+		field{key: "ssh_settings", shape: fields{
+			{key: "admin_username", shape: str, rule: required},
+			{key: "admin_password", shape: str},
+			{key: "ssh_port", shape: whole(1)},
+			{key: "ssh_private_key_file", shape: str},
+		}.check},
+	),
+	"synapsespark": computeResource.and(
+		field{key: "resource_id", shape: str, rule: required},
+		field{key: "identity", shape: computeIdentity.check},
+		field{key: "node_family", rule: readOnly}, field{key: "node_size", rule: readOnly}, field{key: "node_count", rule: readOnly}, field{key: "spark_version", rule: readOnly},
+		field{key: "scale_settings", rule: readOnly}, field{key: "auto_pause_settings", rule: readOnly},
+	),
+}

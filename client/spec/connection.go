@@ -86,3 +86,81 @@ func (b *builder) connection() (Result, error) {
 	}
 	return b.send("PUT", b.Target.Path("connections", r.str("name")), "2024-04-01-preview", map[string]any{"properties": p})
 }
+
+// secrets are the credentials of a connection, by type, with the name that
+// the wire has for the type and for each field.
+var secrets = map[string]struct {
+	authType string
+	fields   map[string]string
+	optional bool // of the fields
+}{
+	"pat":               {"PAT", map[string]string{"pat": "pat"}, false},
+	"sas":               {"SAS", map[string]string{"sas_token": "sas"}, false},
+	"username_password": {"UsernamePassword", map[string]string{"username": "username", "password": "password"}, false},
+	"managed_identity":  {"ManagedIdentity", map[string]string{"client_id": "clientId", "resource_id": "resourceId"}, true},
+	"service_principal": {"ServicePrincipal", map[string]string{"client_id": "clientId", "client_secret": "clientSecret", "tenant_id": "tenantId"}, false},
+	"access_key":        {"AccessKey", map[string]string{"access_key_id": "accessKeyId", "secret_access_key": "secretAccessKey"}, false},
+	"api_key":           {"ApiKey", map[string]string{"key": "key"}, false},
+	"account_key":       {"SAS", map[string]string{"account_key": "sas"}, false},
+	"aad":               {"AAD", nil, true},
+	"none":              {"None", nil, true},
+}
+
+func connectionCredentials(c *checker, n *Node, path string) {
+	tables := map[string]fields{}
+	for kind, s := range secrets {
+		f := fields{}
+		for key := range s.fields {
+			needed := required
+			if s.optional {
+				needed = optional
+			}
+			f = append(f, field{key: key, shape: str, rule: needed})
+		}
+		tables[kind] = f
+	}
+	tagged(tables)(c, n, path)
+}
+
+// signIns are the types of credentials that a connection of a type can have,
+// where not all can be; "" is none.
+var signIns = map[string][]string{
+	"git":                  {"pat", "username_password", "none", ""},
+	"python_feed":          {"username_password", "pat", "none", ""},
+	"container_registry":   {"managed_identity", "username_password"},
+	"azure_data_lake_gen2": {"service_principal", "aad", "managed_identity", "none", ""},
+}
+
+// connections maps a connection's type to its category on the wire.
+var connections = map[string]string{
+	"git": "Git", "container_registry": "ContainerRegistry", "python_feed": "PythonFeed", "s3": "S3", "snowflake": "Snowflake",
+	"azure_sql_db": "AzureSqlDb", "azure_synapse_analytics": "AzureSynapseAnalytics", "azure_my_sql_db": "AzureMySqlDb", "azure_postgres_db": "AzurePostgresDb",
+	"custom": "CustomKeys", "azure_data_lake_gen2": "ADLSGen2",
+	"azure_open_ai": "AzureOpenAI", "azure_ai_search": "CognitiveSearch", "azure_ai_services": "AIServices",
+	"azure_content_safety": "CognitiveService", "azure_speech_services": "CognitiveService",
+	"api_key": "ApiKey", "open_ai": "OpenAI", "serp": "Serp", "serverless": "Serverless", "azure_blob": "AzureBlob",
+}
+
+var connectionResource = resource.and(
+	field{key: "name", shape: name, rule: required},
+	field{key: "type", shape: choice(words(connections)...), rule: required},
+	field{key: "target", shape: str},
+	field{key: "credentials", shape: connectionCredentials},
+	field{key: "is_shared", shape: flag},
+	field{key: "metadata", shape: mapOf(nullable(scalar))},
+)
+
+// The fields that the connections to one product have in place of target and
+// credentials.
+var productConnection = []field{
+	{key: "api_key", shape: nullable(str)},
+	{key: "api_base", shape: nullable(str)},
+	{key: "api_version", shape: nullable(str)},
+	{key: "endpoint", shape: nullable(str)},
+	{key: "azure_endpoint", shape: nullable(str)},
+	{key: "open_ai_resource_id", shape: nullable(str)},
+	{key: "ai_services_resource_id", shape: nullable(str)},
+	{key: "url", shape: nullable(str)},
+	{key: "account_name", shape: nullable(str)},
+	{key: "container_name", shape: nullable(str)},
+}

@@ -96,3 +96,13 @@ func (b *builder) mltable(c *Content, n *Node) ([]string, error) {
 	}
 	return out, nil
 }
+
+var dataTypes = []string{"uri_file", "uri_folder", "mltable"}
+
+var dataAsset = asset.and(
+	field{key: "name", shape: name, rule: required},
+	field{key: "path", shape: str, rule: required},
+	field{key: "type", shape: choice(dataTypes...)},
+	field{key: "datastore", shape: str},
+	field{key: "properties", rule: readOnly},
+)

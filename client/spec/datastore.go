@@ -82,3 +82,55 @@ func datastoreCredentials(n *Node) map[string]any {
 	}
 	return map[string]any{"credentialsType": "None"}
 }
+
+var datastoreResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
+	field{key: "name", shape: name, rule: required},
+	field{key: "type", shape: str, rule: required},
+)
+
+var storageAccount = datastoreResource.and(
+	field{key: "account_name", shape: str, rule: required},
+	field{key: "endpoint", shape: str},
+	field{key: "protocol", shape: str},
+)
+
+var datastores = map[string]fields{
+	"azure_blob": storageAccount.and(
+		field{key: "container_name", shape: str, rule: required},
+		field{key: "credentials", shape: variant(noSecret, accountKey, sasToken)},
+	),
+	"azure_file": storageAccount.and(
+		field{key: "file_share_name", shape: str, rule: required},
+		field{key: "credentials", shape: variant(noSecret, accountKey, sasToken)},
+	),
+	"azure_data_lake_gen2": storageAccount.and(
+		field{key: "filesystem", shape: str, rule: required},
+		field{key: "credentials", shape: variant(noSecret, clientSecret, certificate)},
+	),
+	"azure_data_lake_gen1": datastoreResource.and(
+		field{key: "store_name", shape: str, rule: required},
+		field{key: "credentials", shape: variant(noSecret, clientSecret, certificate)},
+	),
+	"one_lake": datastoreResource.and(
+		field{key: "one_lake_workspace_name", shape: str, rule: required},
+		field{key: "endpoint", shape: str, rule: required},
+		field{key: "artifact", rule: required, shape: fields{{key: "name", shape: str, rule: required}, {key: "type", shape: choice("lake_house")}}.check},
+		field{key: "credentials", shape: variant(noSecret, clientSecret)},
+	),
+}
+
+var (
+	accountKey = fields{{key: "account_key", shape: str, rule: required}}
+	sasToken   = fields{{key: "sas_token", shape: str, rule: required}}
+	tenant     = fields{
+		{key: "tenant_id", shape: str, rule: required},
+		{key: "client_id", shape: str, rule: required},
+		{key: "authority_url", shape: str},
+		{key: "authority_uri", shape: str},
+		{key: "resource_url", shape: str},
+	}
+	clientSecret = tenant.and(field{key: "client_secret", shape: str, rule: required})
+	certificate  = tenant.and(field{key: "thumbprint", shape: str, rule: required}, field{key: "certificate", shape: str})
+	noSecret     = fields{}
+)

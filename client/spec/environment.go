@@ -140,3 +140,41 @@ func (b *builder) environmentID(n *Node, path string) (string, error) {
 	}
 	return b.reference(n, path, "environments")
 }
+
+var route = fields{
+	{key: "port", shape: whole(0), rule: required},
+	{key: "path", shape: str, rule: required},
+}
+
+var environmentAsset = asset.and(
+	field{key: "name", shape: name, rule: required},
+	field{key: "image", shape: str},
+	field{key: "conda_file", shape: present},
+	field{key: "build", shape: fields{
+		{key: "path", shape: str, rule: required},
+		{key: "dockerfile_path", shape: str},
+	}.check},
+	field{key: "inference_config", shape: fields{
+		{key: "liveness_route", shape: route.check, rule: required},
+		{key: "readiness_route", shape: route.check, rule: required},
+		{key: "scoring_route", shape: route.check, rule: required},
+	}.check},
+	field{key: "os_type", shape: choice("linux", "windows")},
+	field{key: "datastore", shape: str},
+	field{key: "properties", shape: mapOf(nullable(scalar))},
+	field{key: "intellectual_property", rule: readOnly},
+)
+
+var anonymousEnvironment = environmentAsset.and(
+	field{key: "name", shape: str},
+	field{key: "version", shape: version},
+)
+
+// environmentReference takes a reference, a file, or an environment in place.
+func environmentReference(c *checker, n *Node, path string) {
+	if n.kind != mapping {
+		str(c, n, path)
+		return
+	}
+	anonymousEnvironment.check(c, n, path)
+}

@@ -339,3 +339,122 @@ var nouns = strings.Fields(`acorn anchor apple arrow badge basil beach berry bir
 	feather fern field fig finch flute forest fox garden ginger grape guitar hill honey island ivory jacket kettle kite lake
 	lamp leaf lemon lion lute maple marble meadow melon moon music nest oak ocean onion orange owl panda pasta peach pear
 	pepper pillow pine plum pond prairie rain rice river rocket rose sail seed shell sparrow spruce star stone sugar tent tree tulip turtle valley violet wave wheat wolf`)
+
+var jobResources = fields{
+	{key: "instance_count", shape: whole(1)},
+	{key: "max_instance_count", shape: whole(1)},
+	{key: "instance_type", shape: str},
+	{key: "locations", shape: listOf(str)},
+	{key: "shm_size", shape: str},
+	{key: "docker_args", shape: func(c *checker, n *Node, path string) {
+		if n.kind == sequence {
+			listOf(str)(c, n, path)
+		} else {
+			str(c, n, path)
+		}
+	}},
+	{key: "properties", shape: mapOf(anything)},
+}
+
+var distributions = map[string]fields{
+	"mpi":        {{key: "process_count_per_instance", shape: whole(1)}},
+	"pytorch":    {{key: "process_count_per_instance", shape: whole(1)}},
+	"tensorflow": {{key: "parameter_server_count", shape: whole(0)}, {key: "worker_count", shape: whole(0)}},
+	"ray": {
+		{key: "port", shape: whole(1)}, {key: "address", shape: str}, {key: "include_dashboard", shape: flag}, {key: "dashboard_port", shape: whole(1)},
+		{key: "head_node_additional_args", shape: str}, {key: "worker_node_additional_args", shape: str},
+	},
+}
+
+var service = fields{
+	{key: "port", shape: whole(0)},
+	{key: "nodes", shape: nullable(choice("all"))},
+	{key: "properties", shape: mapOf(anything)},
+	{key: "endpoint", rule: readOnly},
+	{key: "status", rule: readOnly},
+	{key: "error_message", rule: readOnly},
+}
+
+var services = map[string]fields{
+	"jupyter_lab":  service,
+	"vs_code":      service,
+	"ssh":          service.and(field{key: "ssh_public_keys", shape: str}),
+	"tensor_board": service.and(field{key: "log_dir", shape: str}),
+	"custom":       service, "Tracking": service, "Studio": service, "RayDashboard": service,
+}
+
+var jobIdentity = tagged(map[string]fields{
+	"managed":          {{key: "client_id", shape: str}, {key: "object_id", shape: str}, {key: "msi_resource_id", shape: str}},
+	"managed_identity": {{key: "client_id", shape: str}, {key: "object_id", shape: str}, {key: "msi_resource_id", shape: str}},
+	"aml_token":        {},
+	"user_identity":    {},
+})
+
+var inputModes = []string{"download", "ro_mount", "direct", "eval_mount", "eval_download"}
+
+// input takes a literal, or a mapping with the path of data or a model.
+func input(c *checker, n *Node, path string) {
+	if n.kind != mapping {
+		scalar(c, n, path)
+		return
+	}
+	if n.find("value") != nil {
+		fields{{key: "value", shape: scalar, rule: required}}.check(c, n, path)
+		return
+	}
+	fields{
+		{key: "type", shape: choice(slices.Concat(dataTypes, modelTypes)...)},
+		{key: "path", shape: str, rule: required},
+		{key: "path_on_compute", shape: str},
+		{key: "mode", shape: choice(inputModes...)},
+		{key: "datastore", shape: str},
+	}.check(c, n, path)
+}
+
+var output = fields{
+	{key: "type", shape: choice(slices.Concat(dataTypes, modelTypes)...)},
+	{key: "path", shape: str},
+	{key: "mode", shape: choice("mount", "rw_mount", "upload", "direct")},
+	{key: "name", shape: name},
+	{key: "version", shape: version},
+	{key: "description", shape: str},
+}
+
+var command = fields{
+	{key: "command", shape: str, rule: required},
+	{key: "code", shape: str},
+	{key: "environment", shape: environmentReference, rule: required},
+	{key: "resources", shape: jobResources.check},
+	{key: "distribution", shape: tagged(distributions)},
+	{key: "queue_settings", shape: fields{
+		{key: "job_tier", shape: func(c *checker, n *Node, path string) {
+			present(c, n, path)
+			nullable(choice("spot", "basic", "standard", "premium", "null"))(c, n, path)
+		}},
+		{key: "priority", shape: choice("low", "medium", "high")},
+	}.check},
+}
+
+var commandJob = resource.and(command...).and(
+	field{key: "tags", shape: mapOf(nullable(str))},
+	field{key: "type", shape: choice("command")},
+	field{key: "display_name", shape: str},
+	field{key: "experiment_name", shape: name},
+	field{key: "compute", shape: str},
+	field{key: "properties", shape: mapOf(nullable(str))},
+	field{key: "environment_variables", shape: mapOf(scalar)},
+	field{key: "identity", shape: jobIdentity},
+	field{key: "services", shape: mapOf(tagged(services))},
+	field{key: "limits", shape: fields{{key: "timeout", shape: whole(1)}}.check},
+	field{key: "inputs", shape: mapOf(input)},
+	field{key: "outputs", shape: mapOf(nullable(func(c *checker, n *Node, path string) {
+		output.check(c, n, path)
+		if v := n.get("version"); v != nil && n.get("name") == nil {
+			c.wrong(v, join(path, "version"), "an output with a version needs a name. Add `name:`.")
+		}
+	}))},
+	field{key: "parent_job_name", shape: name},
+	field{key: "status", rule: readOnly},
+	field{key: "log_files", rule: readOnly},
+	field{key: "parameters", rule: readOnly},
+)

@@ -58,3 +58,20 @@ func (b *builder) modelProperties(n *Node, uri string) map[string]any {
 	}
 	return p
 }
+
+var modelTypes = []string{"custom_model", "mlflow_model", "triton_model"}
+
+var modelAsset = asset.and(
+	field{key: "name", shape: name, rule: required},
+	field{key: "path", shape: str, rule: required},
+	field{key: "type", shape: choice(modelTypes...)},
+	field{key: "datastore", shape: str},
+	field{key: "properties", shape: mapOf(nullable(scalar))},
+	field{key: "flavors", shape: mapOf(anything)},
+	field{key: "stage", shape: str},
+	field{key: "system_metadata", shape: mapOf(anything)},
+	field{key: "job_name", rule: readOnly},
+	field{key: "intellectual_property", rule: readOnly},
+	field{key: "default_deployment_template", shape: anything},
+	field{key: "allowed_deployment_templates", shape: anything},
+)

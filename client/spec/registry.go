@@ -1,5 +1,7 @@
 package spec
 
+import "strings"
+
 func (b *builder) registry() (Result, error) {
 	r := b.root
 	location := r.str("location")
@@ -75,3 +77,48 @@ func region(location string, acr map[string]any, storage *Node) map[string]any {
 	}
 	return map[string]any{"location": location, "acrDetails": []any{acr}, "storageAccountDetails": accounts}
 }
+
+func webAddress(c *checker, n *Node, path string) {
+	before := len(c.mistakes)
+	str(c, n, path)
+	if len(c.mistakes) == before && (!remote(n.text) || strings.ContainsAny(n.text, "<> ")) {
+		c.wrong(n, path, "%q is not a web address. It begins with https://.", n.text)
+	}
+}
+
+// registryStorage takes ids of storage accounts, or what new ones are like.
+func registryStorage(c *checker, n *Node, path string) {
+	if n.kind == sequence {
+		listOf(arm)(c, n, path)
+		return
+	}
+	fields{
+		{key: "storage_account_hns", shape: flag},
+		{key: "storage_account_type", shape: choice("standard_lrs", "standard_grs", "standard_ragrs", "standard_zrs", "standard_gzrs", "standard_ragzrs", "premium_lrs", "premium_zrs")},
+		{key: "replication_count", shape: between(1, 100)},
+		{key: "arm_resource_id", rule: readOnly}, {key: "replicated_ids", rule: readOnly},
+	}.check(c, n, path)
+}
+
+var registryResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
+	field{key: "name", shape: name, rule: required},
+	field{key: "location", shape: str},
+	field{key: "public_network_access", shape: choice("Enabled", "Disabled")},
+	field{key: "intellectual_property", shape: fields{{key: "publisher", shape: str}}.check},
+	field{key: "managed_resource_group", rule: readOnly},
+	field{key: "mlflow_registry_uri", rule: readOnly},
+	field{key: "discovery_url", rule: readOnly},
+	field{key: "identity", rule: readOnly}, field{key: "kind", rule: readOnly}, field{key: "sku", rule: readOnly},
+	field{key: "container_registry", shape: func(c *checker, n *Node, path string) {
+		if n.kind == mapping {
+			fields{{key: "acr_account_sku", shape: choice("premium")}, {key: "arm_resource_id", rule: readOnly}}.check(c, n, path)
+		} else {
+			arm(c, n, path)
+		}
+	}},
+	field{key: "replication_locations", shape: listOf(fields{
+		{key: "location", shape: str, rule: required},
+		{key: "storage_config", shape: registryStorage},
+	}.check)},
+)

@@ -230,3 +230,78 @@ func deployment(r *Node, t Target, location, tail string) map[string]any {
 	}
 	return v
 }
+
+var outboundRule = fields{
+	{key: "name", shape: name, rule: required},
+	{key: "parent_rule_names", rule: readOnly},
+	{key: "category", rule: readOnly},
+	{key: "status", rule: readOnly},
+	{key: "fqdns", shape: listOf(str)},
+}
+
+var outboundRules = tagged(map[string]fields{
+	"fqdn": outboundRule.and(field{key: "destination", shape: str, rule: required}),
+	"private_endpoint": outboundRule.and(field{key: "destination", rule: required, shape: fields{
+		{key: "service_resource_id", shape: str, rule: required},
+		{key: "subresource_target", shape: str, rule: required},
+		{key: "spark_enabled", shape: flag, rule: required},
+	}.check}),
+	"service_tag": outboundRule.and(field{key: "destination", rule: required, shape: fields{
+		{key: "service_tag", shape: str, rule: required},
+		{key: "protocol", shape: str, rule: required},
+		{key: "port_ranges", shape: str, rule: required},
+		{key: "address_prefixes", shape: listOf(str)},
+	}.check}),
+})
+
+var workspaceResource = resource.and(
+	field{key: "tags", shape: mapOf(str)},
+	field{key: "location", shape: str},
+	field{key: "resource_group", shape: str},
+	field{key: "display_name", shape: str},
+	field{key: "discovery_url", rule: readOnly},
+	field{key: "mlflow_tracking_uri", rule: readOnly},
+	field{key: "workspace_id", rule: readOnly},
+	field{key: "kind", rule: readOnly},
+	field{key: "hbi_workspace", shape: flag},
+	field{key: "storage_account", shape: armID},
+	field{key: "container_registry", shape: armID},
+	field{key: "key_vault", shape: armID},
+	field{key: "application_insights", shape: armID},
+	field{key: "customer_managed_key", shape: fields{
+		{key: "key_vault", shape: str},
+		{key: "key_uri", shape: webAddress},
+		{key: "cosmosdb_id", shape: str}, {key: "storage_id", shape: str}, {key: "search_id", shape: str},
+	}.check},
+	field{key: "image_build_compute", shape: str},
+	field{key: "public_network_access", shape: choice("Enabled", "Disabled")},
+	field{key: "network_acls", shape: anything},
+	field{key: "system_datastores_auth_mode", shape: str},
+	field{key: "identity", shape: fields{
+		{key: "type", shape: choice("system_assigned", "user_assigned", "none", "system_assigned,user_assigned"), rule: required},
+		{key: "user_assigned_identities", shape: nullable(mapOf(nullable(fields{
+			{key: "principal_id", shape: str}, {key: "client_id", shape: str}, {key: "resource_id", shape: str},
+		}.check)))},
+		{key: "principal_id", rule: readOnly}, {key: "tenant_id", rule: readOnly},
+	}.check},
+	field{key: "primary_user_assigned_identity", shape: str},
+	field{key: "workspace_hub", shape: armID},
+	field{key: "managed_network", shape: fields{
+		{key: "isolation_mode", shape: choice("disabled", "allow_internet_outbound", "allow_only_approved_outbound"), rule: required},
+		{key: "outbound_rules", shape: nullable(listOf(outboundRules))},
+		{key: "firewall_sku", shape: choice("standard", "basic")},
+		{key: "network_id", rule: readOnly}, {key: "status", rule: readOnly},
+	}.check},
+	field{key: "provision_network_now", shape: flag},
+	field{key: "enable_data_isolation", shape: flag},
+	field{key: "allow_roleassignment_on_rg", shape: flag},
+	field{key: "serverless_compute", shape: fields{
+		{key: "custom_subnet", shape: nullable(func(c *checker, n *Node, path string) {
+			if n.text != "None" { // the word that takes one away
+				armID(c, n, path)
+			}
+		})},
+		{key: "no_public_ip", shape: flag},
+	}.check},
+	field{key: "private_endpoints", shape: anything},
+)
