@@ -164,9 +164,36 @@ func (n *noun) showEndpoint(o *onlineFlags) {
 			}
 			return o.same(&e)
 		}
-		return n.print(s, raw)
+		v, err := client.View(n.name, raw)
+		if err != nil {
+			return err
+		}
+		if err := withIdle(cmd.Context(), s, name, v); err != nil {
+			return err
+		}
+		return n.out.print(s.out, v, n.columns)
 	})
 	n.nameFlag(cmd, &name)
+}
+
+// withIdle names the deployments that get no requests in the traffic of an
+// endpoint's view, too, as the SDK does.
+func withIdle(ctx context.Context, s *session, name string, view map[string]any) error {
+	traffic, _ := view["traffic"].(map[string]any)
+	mirror, _ := view["mirror_traffic"].(map[string]any)
+	for raw, err := range s.List(ctx, s.EndpointPath(name)+"/deployments", nil) {
+		if err != nil {
+			return err
+		}
+		var d struct{ Name string }
+		if err := json.Unmarshal(raw, &d); err != nil {
+			return err
+		}
+		if _, live := traffic[d.Name]; !live && mirror[d.Name] == nil {
+			traffic[d.Name] = 0
+		}
+	}
+	return nil
 }
 
 func (n *noun) listEndpoints(o *onlineFlags) {

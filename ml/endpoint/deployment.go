@@ -160,7 +160,7 @@ func (s *Service) members(ctx context.Context, c *resource.Change, p resource.Do
 	if err := collector(p); err != nil {
 		return err
 	}
-	return requirements(p)
+	return requirements(p, own)
 }
 
 // takeShown takes out of what a client sends back what it was shown and never set.
@@ -593,10 +593,14 @@ func share(d resource.Document, at string) error {
 
 var quantity = pattern.New(`^(\d+(?:\.\d+)?)(m|[kKMGTPE]i?|)$`)
 
-// requirements checks what the containers of a Kubernetes deployment ask for.
-func requirements(p resource.Document) error {
+// requirements checks what the containers of a Kubernetes deployment ask for. The
+// SDK cannot read one that asks for nothing, but one with an empty object.
+func requirements(p resource.Document, kind string) error {
 	const at = "containerResourceRequirements"
 	if _, ok := p[at]; !ok {
+		if kind == "Kubernetes" {
+			p.Set(at, map[string]any{})
+		}
 		return nil
 	}
 	d, err := object(p, at, "containerResourceLimits", "containerResourceRequests")

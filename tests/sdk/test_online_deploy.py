@@ -15,6 +15,8 @@ import requests
 from azure.ai.ml.entities import (
     CodeConfiguration,
     Environment,
+    KubernetesOnlineDeployment,
+    KubernetesOnlineEndpoint,
     ManagedOnlineDeployment,
     ManagedOnlineEndpoint,
     Model,
@@ -375,6 +377,27 @@ def test_a_profile_takes_all_instances_away_and_brings_them_back(endpoint, rest)
         assert endpoint.post({"n": 2}).status_code == 200
     finally:
         rest("DELETE", path).raise_for_status()
+
+
+def test_a_kubernetes_deployment_is_read_and_has_codes_of_its_own(ml, endpoint, rest, unique):
+    compute, name = unique("k8s"), unique("kub")
+    rest("PUT", f"computes/{compute}", json={"location": "local", "properties": {"computeType": "Kubernetes", "properties": {}}}).raise_for_status()
+    script = "import json, time\ndef init(): pass\ndef run(d):\n    d = json.loads(d)\n    time.sleep(d.get('sleep', 0))\n    return 1 / d['n']\n"
+    ml.online_endpoints.begin_create_or_update(KubernetesOnlineEndpoint(name=name, compute=compute, auth_mode="key")).result()
+    try:
+        made = KubernetesOnlineDeployment(
+            name="blue", endpoint_name=name, code_configuration=endpoint.code(script), environment=PLAIN, instance_type="own", instance_count=1,
+            request_settings=OnlineRequestSettings(request_timeout_ms=2000, max_concurrent_requests_per_instance=1),
+        )
+        ml.online_deployments.begin_create_or_update(made, skip_script_validation=True).result()
+        found = ml.online_deployments.get("blue", name)
+        assert isinstance(found, KubernetesOnlineDeployment) and found.instance_type == "own" and not found.resources
+        key, uri = ml.online_endpoints.get_keys(name).primary_key, ml.online_endpoints.get(name).scoring_uri
+        for body, status in (({"n": 1}, 200), ({"n": 0}, 502), ({"n": 1, "sleep": 30}, 504), ({"n": 1}, 200)):
+            reply = endpoint.post(body, to="blue", path=uri, headers={"Authorization": f"Bearer {key}"})
+            assert reply.status_code == status, reply.text
+    finally:
+        ml.online_endpoints.begin_delete(name).result()
 
 
 def test_a_sku_that_is_patched_scales(endpoint, rest):
