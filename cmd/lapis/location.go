@@ -16,7 +16,7 @@ import (
 // routes are the ARM paths that are no resource's.
 func (v *server) routes() []armhttp.Route {
 	routes := armhttp.Directory{Manager: v.manager, Tenant: v.who.Tenant, Location: v.who.Location}.Routes()
-	routes = append(routes, armhttp.Deployments{Manager: v.manager, Wanted: workspace.FromTemplate, Provided: workspace.Provided}.Routes()...)
+	routes = append(routes, armhttp.Deployments{Manager: v.manager, Wanted: workspace.FromTemplate, Provided: workspace.Provided, Tasks: v.templates}.Routes()...)
 	routes = append(routes, armhttp.RegistryRoutes(v.shared, func(r *http.Request, registry resource.ID, view resource.View) error {
 		_, err := v.manager.Get(r.Context(), identity.Of(r.Context()), registry, view)
 		return err

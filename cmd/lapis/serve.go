@@ -67,6 +67,7 @@ type server struct {
 	// loops run until their context ends; when one returns, all stop.
 	loops []loop
 
+	templates  *armhttp.Tasks
 	dispatcher *dispatch.Dispatcher
 	shared     *share.Service
 	workspaces *workspace.Service
@@ -185,6 +186,9 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		return nil, err
 	}
 
+	v.templates = armhttp.NewTasks()
+	v.loops = append(v.loops, loop{"templates", v.templates.Run})
+
 	// The nouns.
 	sas := identity.NewSAS(v.keys.sas)
 	links := links{sas}
@@ -196,7 +200,7 @@ func newServer(ctx context.Context, s settings, f *folder, port string, log *slo
 		scope.Subscriptions(),
 		scope.Groups(),
 		lock.Type(resources),
-		armhttp.DeploymentType(),
+		v.templates.DeploymentType(),
 		v.workspaces.Type(),
 		data.Datastores(resources, blobs, links, v.keys.sealer, now),
 		connection.Connections(resources, v.keys.sealer),

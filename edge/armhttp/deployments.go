@@ -33,14 +33,12 @@ type Deployments struct {
 	// Provided tells the types of what others would keep beside the resources
 	// here, and what is made with them anyway: templates pass over it.
 	Provided func(kind string) bool
+
+	// Tasks are the deployments that are being made.
+	Tasks *Tasks
 }
 
 const deployments = template.Deployments
-
-// DeploymentType is the type that deployments are kept as.
-func DeploymentType() *resource.Type {
-	return &resource.Type{Name: deployments, Title: "deployment"}
-}
 
 // Routes are the paths that are more than a resource's.
 func (d Deployments) Routes() []Route {
@@ -48,6 +46,8 @@ func (d Deployments) Routes() []Route {
 		{http.MethodPut, deployments, d.put},
 		{http.MethodPost, deployments + "/validate", d.validate},
 		{http.MethodPost, deployments + "/whatIf", d.whatIf},
+		{http.MethodPost, deployments + "/cancel", d.cancel},
+		{http.MethodGet, deployments + "/operationStatuses", d.status},
 		{http.MethodGet, deployments + "/operations", d.operations}, // all, and one
 		{http.MethodGet, resource.GroupType + "/deployments/operations", d.operations},
 		{http.MethodGet, resource.GroupType + "/deployments", d.list},
@@ -245,16 +245,70 @@ func (d Deployments) put(r *http.Request, a resource.Address, v resource.View) (
 	if len(parameters) == 0 {
 		parameters = shownParameters(body)
 	}
-	made, f, err := w.deploy(a.Scope, t, body.Properties.Mode, parameters, begun)
+	var made resource.Resource
+	var f *fault.Error
+	var broken error
+	done, err := d.Tasks.begin(w.ctx, a.Scope, func(ctx context.Context) {
+		w.ctx = identity.With(ctx, w.caller)
+		made, f, broken = w.deploy(a.Scope, t, body.Properties.Mode, parameters, begun)
+	})
 	if err != nil {
 		return 0, nil, err
 	}
-	// az chokes on an error here and reads the deployment; Azure ML's SDK shows
-	// nothing of a deployment that failed, but an error.
-	if f != nil && !strings.Contains(r.UserAgent(), "AZURECLI/") {
-		return 0, nil, f
+	poll := http.Header{"Retry-After": {"1"}, "Azure-Asyncoperation": {v.Origin + a.Scope.String() + "/operationStatuses/" + resource.NewGUID() + "?api-version=" + r.URL.Query().Get("api-version")}}
+	select {
+	case <-done:
+	case <-r.Context().Done():
+		return 0, nil, r.Context().Err()
+	case <-time.After(repliesIn):
+		props := outcome(w, body.Properties.Mode, parameters, begun)
+		props["provisioningState"] = "Running"
+		return http.StatusCreated, headed{poll, map[string]any{"id": a.Scope.String(), "name": a.Scope.Name(), "type": deployments, "properties": props}}, nil
 	}
-	return http.StatusCreated, show(made), nil
+	switch {
+	case broken != nil:
+		return 0, nil, broken
+	case f == nil:
+		return http.StatusCreated, show(made), nil
+	case strings.Contains(r.UserAgent(), "AZURECLI/"): // it chokes on an error here, and polls
+		return http.StatusCreated, headed{poll, show(made)}, nil
+	}
+	return 0, nil, f
+}
+
+// repliesIn bounds how long a PUT waits for its deployment; clients poll one that
+// takes longer.
+const repliesIn = 25 * time.Second
+
+// status tells how a deployment goes, to those who poll.
+func (d Deployments) status(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	res, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope.Parent(), v)
+	if err != nil {
+		return 0, nil, err
+	}
+	var p struct {
+		State string          `json:"provisioningState"`
+		Error json.RawMessage `json:"error"`
+	}
+	if err := json.Unmarshal(res.Properties, &p); err != nil {
+		return 0, nil, err
+	}
+	status := map[string]any{"status": p.State}
+	if given(p.Error) {
+		status["error"] = p.Error
+	}
+	return http.StatusOK, headed{http.Header{"Retry-After": {"1"}}, status}, nil
+}
+
+// cancel ends a deployment; what it has made stays.
+func (d Deployments) cancel(r *http.Request, a resource.Address, v resource.View) (int, any, error) {
+	if _, err := d.Manager.Get(r.Context(), identity.Of(r.Context()), a.Scope, v); err != nil {
+		return 0, nil, err
+	}
+	if !d.Tasks.cancel(a.Scope) {
+		return 0, nil, fault.Conflicts("The deployment '%s' cannot be cancelled: it has ended.", a.Scope.Name()).With("DeploymentCannotBeCancelled").At(a.Scope.String())
+	}
+	return http.StatusNoContent, nil, nil
 }
 
 // deploy makes what a template asks for, and keeps how it went as the deployment
@@ -284,7 +338,14 @@ func (w *world) deploy(id resource.ID, t *template.Template, mode string, parame
 			failed[s] = true
 			continue
 		}
-		err := w.take(s, mode)
+		err := w.take(s)
+		if cause := context.Cause(w.ctx); errors.Is(cause, errCancelled) {
+			props := outcome(w, mode, parameters, begun)
+			props["provisioningState"], props["outputResources"] = resource.Canceled, made
+			w.ctx = context.WithoutCancel(w.ctx)
+			kept, err := keep(props)
+			return kept, fault.Conflicts("The deployment '%s' was cancelled.", id.Name()).With("DeploymentCancelled").At(id.String()), err
+		}
 		if f := fault.Find(err); f != nil {
 			failed[s] = true
 			fail(s.ID, f)
@@ -349,12 +410,13 @@ func waits(s *template.Step, failed map[*template.Step]bool) bool {
 }
 
 // take makes one resource of a template.
-func (w *world) take(s *template.Step, mode string) error {
+func (w *world) take(s *template.Step) error {
 	inner, err := s.Nested(w)
 	if err != nil {
 		return err
 	}
 	if inner != nil {
+		defer w.d.Tasks.enter(s.ID)()
 		_, f, err := w.deploy(s.ID, inner, "Incremental", inner.Parameters(), time.Now())
 		if err == nil && f != nil {
 			return fault.New(f.Kind, f.Code, "The deployment '%s' failed: %s", s.ID.Name(), f.Message).At(s.ID.String())
@@ -406,7 +468,7 @@ func spoken(id resource.ID, t *template.Template) bool {
 }
 
 // madeFor bounds how long a deployment waits for one of its resources.
-const madeFor = 4 * time.Minute
+const madeFor = 2 * time.Hour
 
 // wait waits until an operation on a resource has ended.
 func (w *world) wait(id resource.ID, operation string) error {
@@ -420,7 +482,7 @@ func (w *world) wait(id resource.ID, operation string) error {
 		op, err := w.manager().Operation(ctx, w.caller, operation)
 		switch {
 		case err != nil && w.ctx.Err() == nil && ctx.Err() != nil:
-			return fault.Conflicts("'%s' was not ready within %s; it is still being made.", id.Name(), madeFor).With("DeploymentTimeout").At(id.String())
+			return fault.Conflicts("'%s' was not ready within %v; it is still being made.", id.Name(), madeFor).With("DeploymentTimeout").At(id.String())
 		case err != nil:
 			return err
 		case op.State == resource.Failed:

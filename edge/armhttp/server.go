@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -43,6 +44,12 @@ type Route struct {
 	Method string
 	Type   string // the address' type: scope type and tail, "Microsoft.X/things/tail"; "*/tail" below any
 	Handle func(r *http.Request, a resource.Address, v resource.View) (status int, body any, err error)
+}
+
+// headed is a route's answer that has headers of its own.
+type headed struct {
+	header http.Header
+	body   any
 }
 
 // New makes a server over the manager.
@@ -80,6 +87,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 			status, body, err := route.Handle(r, a, view)
 			if err != nil {
 				return err
+			}
+			if h, ok := body.(headed); ok {
+				maps.Copy(w.Header(), h.header)
+				body = h.body
 			}
 			if body == nil {
 				w.WriteHeader(status)

@@ -624,7 +624,7 @@ func (t *Template) add(m map[string]any, symbol, loop string, pass int, after []
 		s.after = append(s.after, within)
 	}
 	group := t.group
-	if strings.EqualFold(kind, Deployments) {
+	if strings.EqualFold(kind, Deployments) || s.Existing {
 		if group, err = s.group(); err != nil {
 			return err
 		}
@@ -703,7 +703,8 @@ func (e scope) sure(v any) (any, error) {
 	return made, nil
 }
 
-// group is the resource group that a deployment within a template goes to.
+// group is the resource group that a deployment within a template goes to, or
+// that a resource which is there lies in.
 func (s *Step) group() (resource.ID, error) {
 	group := s.t.group
 	text := map[string]string{"subscriptionId": group.Subscription(), "resourceGroup": group.Name()}
@@ -720,7 +721,7 @@ func (s *Step) group() (resource.ID, error) {
 	}
 	found, err := resource.ParseID("/subscriptions/" + text["subscriptionId"] + "/resourceGroups/" + text["resourceGroup"])
 	if err != nil || !found.Is(resource.GroupType) {
-		return group, Invalid("'%s' is to be deployed to '%s', which is no name of a resource group.", s.name, fault.Clip(text["resourceGroup"]))
+		return group, Invalid("'%s' is to lie in '%s', which is no name of a resource group.", s.name, fault.Clip(text["resourceGroup"]))
 	}
 	return found, nil
 }
