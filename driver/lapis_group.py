@@ -27,6 +27,7 @@ import time
 import warnings
 
 import lapis_azure  # noqa: F401  each worker finds it imported
+import lapis_cage
 import lapis_collect
 import lapis_frame as frame
 import lapis_settings
@@ -91,8 +92,11 @@ class Place(object):
 
 
 class Instance(object):
-    def __init__(self, number, path, listener):
+    def __init__(self, number, path, listener, cage):
         self.number = number
+        self.cage = cage
+        self.killed = ""  # why it was killed for the memory it used
+        self.killed_at = ""
         self.path = path
         self.listener = listener
         self.places = []
@@ -118,6 +122,8 @@ class Instance(object):
             "since": self.since,
             "restarts": self.restarts,
         }
+        if self.killed:
+            d["killed"], d["killedAt"] = self.killed, self.killed_at
         if self.error:
             d["error"] = self.error
         if self.fatal:
@@ -141,6 +147,8 @@ class Group(object):
         self.workers = min(MAX_WORKERS, max(1, int(env.get("LAPIS_GROUP_WORKERS") or 1)))
         self.grace = max(0, int(env.get("LAPIS_GROUP_GRACE_MS") or 10000)) / 1000.0
         self.wanted = min(MAX_INSTANCES, max(0, int(env.get("LAPIS_GROUP_COUNT") or 1)))
+        self.cages = lapis_cage.groups(env)
+        self.memory = env.pop("LAPIS_GROUP_MEMORY", "") or "The instance used more memory than it may, and was killed"
         self.instances = {}
         self.warm = False  # what workers will need is imported
         self.forks = True  # else each worker is a process that imports by itself
@@ -264,7 +272,9 @@ class Group(object):
 
     def start(self, number):
         path = os.path.join(self.folder, "%d.sock" % number)
-        i = Instance(number, path, self.listen(path))
+        i = Instance(number, path, self.listen(path), lapis_cage.Cage(self.cages, number))
+        for why in i.cage.problems:
+            say("instance %d is not held to all its limits of memory and CPU: %s" % (number, why))
         i.listener.setblocking(True)
         self.instances[number] = i
         for _ in range(self.workers):
@@ -293,6 +303,7 @@ class Group(object):
             return
         i.listener.close()
         unlink(i.path)
+        i.cage.close()
         for p in i.places:
             self.offsets.append(p.offset)
         del self.instances[i.number]
@@ -339,6 +350,7 @@ class Group(object):
             return pid
         code = 70
         try:
+            p.instance.cage.enter()
             signal.set_wakeup_fd(-1)
             for fd in list(self.watched):
                 os.close(fd)
@@ -357,7 +369,9 @@ class Group(object):
         fds = (p.instance.listener.fileno(), theirs.fileno(), self.board_fd)
         numbers = [str(n) for n in fds + (p.offset, os.getpid())]
         process = subprocess.Popen(
-            [sys.executable, "-u", os.path.abspath(__file__), WORKER, self.instance_id(p)] + numbers, pass_fds=fds
+            [sys.executable, "-u", os.path.abspath(__file__), WORKER, self.instance_id(p)] + numbers,
+            pass_fds=fds,
+            preexec_fn=p.instance.cage.enter,
         )
         process.returncode = 0  # it is waited for here, and not by its object
         return process.pid
@@ -483,12 +497,20 @@ class Group(object):
         say("worker %d of instance %d ended: %s" % (pid, i.number, why))
         if i.fatal and not was_ready:
             say("Worker failed to boot.")
+        killed = i.cage.killed()
+        if killed:
+            why = self.memory
+            i.killed, i.killed_at = why, now()
+            say("instance %d: %s" % (i.number, why))
         lived = time.monotonic() - p.ready_since if was_ready else 0.0
         if lived > STEADY:
             i.restarts = 1
         if lived > LIVED:
             p.failures = 0
-        if was_ready:
+        if killed:
+            # One that was not even ready will need as much the next time.
+            i.error, i.fatal = why, not was_ready
+        elif was_ready:
             i.error = "the process ended: %s" % why
         elif not p.told:
             i.error, i.fatal = "the process ended before it was ready: %s" % why, False

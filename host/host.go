@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"lapis/cage"
 	"lapis/ml/serving"
 )
 
@@ -58,7 +59,9 @@ type Config struct {
 	Count  int    // instances to begin with
 	Grace  time.Duration
 	Kind   Kind
-	Out    io.Writer // what the instances print
+	Cages  []cage.Group // that hold instances to their limits
+	Memory string       // what is said of one that was killed for the memory it used
+	Out    io.Writer    // what the instances print
 	Err    io.Writer
 }
 
@@ -70,6 +73,11 @@ func FromEnvironment() (Config, error) {
 	cfg := Config{
 		Folder: os.Getenv(serving.GroupFolder), Name: os.Getenv(serving.GroupName),
 		Count: 1, Grace: 30 * time.Second, Out: os.Stdout, Err: os.Stderr,
+	}
+	cfg.Memory = os.Getenv(serving.GroupMemory)
+	var err error
+	if cfg.Cages, err = cage.FromEnvironment(); err != nil {
+		return cfg, err
 	}
 	if !filepath.IsAbs(cfg.Folder) {
 		return cfg, fmt.Errorf("%s must name a folder by its whole path, and is %q", serving.GroupFolder, cfg.Folder)
@@ -294,6 +302,13 @@ func (g *Group) once(ctx context.Context, s *slot) (time.Duration, error) {
 	s.mu.Lock()
 	s.why = start.Waiting
 	s.mu.Unlock()
+	held, err := cage.Open(g.cfg.Cages, s.n)
+	if err != nil {
+		fmt.Fprintf(g.cfg.Err, "Instance %d is not held to all its limits of memory and CPU: %v\n", s.n, err)
+	}
+	defer held.Close()
+	held.Hold(start.Cmd)
+	kills := held.Kills()
 	p, err := launch(start.Cmd, g.cfg.Out, g.cfg.Err)
 	if err != nil {
 		return 0, err
@@ -302,10 +317,24 @@ func (g *Group) once(ctx context.Context, s *slot) (time.Duration, error) {
 	readyFor, err := g.follow(ctx, s, start, p)
 	if start.After != nil {
 		if why := start.After(); why != "" && ctx.Err() == nil {
-			err = withLog(errors.New(why), p.tail())
+			return readyFor, s.killed(why, readyFor, p)
 		}
 	}
+	if held.Kills() > kills && ctx.Err() == nil {
+		return readyFor, s.killed(g.cfg.Memory, readyFor, p)
+	}
 	return readyFor, err
+}
+
+// killed notes that the instance was killed for the memory it used. One that was
+// not even ready will need as much the next time.
+func (s *slot) killed(why string, readyFor time.Duration, p *process) error {
+	s.update(func(i *serving.GroupInstance) { i.Killed, i.KilledAt = why, time.Now().UTC() })
+	err := errors.New(why)
+	if readyFor == 0 {
+		err = &FatalError{why}
+	}
+	return withLog(err, p.tail())
 }
 
 // follow watches a process to its end.

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"lapis/cage"
 	"lapis/ml/serving"
 )
 
@@ -113,7 +114,7 @@ func (p *Program) single() error {
 func withoutGroup(env []string) []string {
 	out := make([]string, 0, len(env)+1)
 	for _, pair := range env {
-		if !strings.HasPrefix(pair, "LAPIS_GROUP") && !strings.HasPrefix(pair, "PORT=") {
+		if !strings.HasPrefix(pair, "LAPIS_GROUP") && !strings.HasPrefix(pair, cage.Variable+"=") && !strings.HasPrefix(pair, "PORT=") {
 			out = append(out, pair)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	parts "lapis/cage"
 )
 
 // cgroupRoot is where the kernel's control groups are mounted.
@@ -18,11 +20,23 @@ type cage struct {
 	memory  string // folder of the group with the memory limit, or ""
 	cpu     string // of the group with the CPU share; the same one in version 2
 	unified bool   // version 2
+	main    string // in version 2, of the group that the command enters
+
+	// Where the task's parts have groups of their own: how. The task itself has
+	// no limit then.
+	parts []parts.Group
 }
 
-// newCage makes groups for the task with the folder dir. The error says which
-// limit cannot be had and why; the cage holds the others.
-func newCage(dir string, memory int64, cpu float64) (*cage, error) {
+// mainGroup is the group of a command whose parts have groups beside it: in
+// version 2 no group has both processes and limits for those below.
+const mainGroup = "main"
+
+// quotaPeriod is that of the kernel's limits of CPU, in microseconds.
+const quotaPeriod = 100_000
+
+// newCage makes groups for the task with the folder dir, or for its parts. The
+// error says which limit cannot be had and why; the cage holds the others.
+func newCage(dir string, memory int64, cpu float64, apart bool) (*cage, error) {
 	// Servers of several data folders may share this machine.
 	name := filepath.Base(shortcut(dir))
 	own, err := ownGroups()
@@ -30,26 +44,49 @@ func newCage(dir string, memory int64, cpu float64) (*cage, error) {
 		return nil, err
 	}
 	if path, ok := own[""]; ok && exists(cgroupRoot, "cgroup.controllers") {
-		return unifiedCage(path, name, memory, cpu)
+		return unifiedCage(path, name, memory, cpu, apart)
 	}
 	c := &cage{}
 	var errs []error
 	if memory > 0 {
 		if c.memory, err = makeGroup("memory", own["memory"], name); err == nil {
-			err = setLimit(c.memory, "memory.limit_in_bytes", memory)
-		}
-		if err == nil && exists(c.memory, "memory.memsw.limit_in_bytes") {
-			err = setLimit(c.memory, "memory.memsw.limit_in_bytes", memory)
+			limits := []parts.Limit{limit("memory.limit_in_bytes", memory)}
+			if exists(c.memory, "memory.memsw.limit_in_bytes") {
+				limits = append(limits, limit("memory.memsw.limit_in_bytes", memory))
+			}
+			err = c.hold(parts.Group{Dir: c.memory, Limits: limits, Kills: "memory.oom_control"}, apart)
 		}
 		errs = append(errs, err)
 	}
 	if cpu > 0 {
 		if c.cpu, err = makeGroup("cpu", own["cpu"], name); err == nil {
-			err = setLimit(c.cpu, "cpu.shares", max(2, int64(cpu*1024)))
+			share := limit("cpu.shares", max(2, int64(cpu*1024)))
+			if apart {
+				share = limit("cpu.cfs_quota_us", int64(cpu*quotaPeriod))
+			}
+			err = c.hold(parts.Group{Dir: c.cpu, Limits: []parts.Limit{share}}, apart)
 		}
 		errs = append(errs, err)
 	}
 	return c, errors.Join(errs...)
+}
+
+func limit(file string, v int64) parts.Limit {
+	return parts.Limit{File: file, Value: strconv.FormatInt(v, 10)}
+}
+
+// hold sets the limits of a group, or keeps them for those of its parts.
+func (c *cage) hold(g parts.Group, apart bool) error {
+	if apart {
+		c.parts = append(c.parts, g)
+		return nil
+	}
+	for _, l := range g.Limits {
+		if err := os.WriteFile(filepath.Join(g.Dir, l.File), []byte(l.Value), 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ownGroups tells the group of this process by controller; "" is version 2.
@@ -89,7 +126,7 @@ func makeGroup(controller, own, name string) (string, error) {
 func freshGroup(dir string) error {
 	err := os.Mkdir(dir, 0o755)
 	if errors.Is(err, os.ErrExist) {
-		if err = os.Remove(dir); err == nil {
+		if err = removeGroup(dir); err == nil {
 			err = os.Mkdir(dir, 0o755)
 		}
 	}
@@ -99,7 +136,7 @@ func freshGroup(dir string) error {
 // unifiedCage makes a version 2 group in the nearest group above us that lets
 // us and that shares out memory and CPU. Groups with processes in them, such
 // as our own, cannot.
-func unifiedCage(own, name string, memory int64, cpu float64) (*cage, error) {
+func unifiedCage(own, name string, memory int64, cpu float64, apart bool) (*cage, error) {
 	reason := errors.New("no control group above the server shares out memory; give its unit Delegate=yes, or start it as root")
 	for parent := own; ; parent = filepath.Dir(parent) {
 		shared, _ := readAll(filepath.Join(cgroupRoot, parent, "cgroup.subtree_control"), 4096)
@@ -107,18 +144,7 @@ func unifiedCage(own, name string, memory int64, cpu float64) (*cage, error) {
 			dir := filepath.Join(cgroupRoot, parent, name)
 			err := freshGroup(dir)
 			if err == nil {
-				c := &cage{memory: dir, cpu: dir, unified: true}
-				var errs []error
-				if memory > 0 {
-					errs = append(errs, setLimit(dir, "memory.max", memory))
-					if exists(dir, "memory.swap.max") {
-						errs = append(errs, setLimit(dir, "memory.swap.max", 0))
-					}
-				}
-				if cpu > 0 && exists(dir, "cpu.weight") {
-					errs = append(errs, setLimit(dir, "cpu.weight", min(10_000, max(1, int64(cpu*100)))))
-				}
-				return c, errors.Join(errs...)
+				return unifiedLimits(dir, memory, cpu, apart)
 			}
 			reason = err
 		}
@@ -126,6 +152,38 @@ func unifiedCage(own, name string, memory int64, cpu float64) (*cage, error) {
 			return nil, reason
 		}
 	}
+}
+
+// unifiedLimits holds the task in its version 2 group to its limits, or its
+// parts to theirs.
+func unifiedLimits(dir string, memory int64, cpu float64, apart bool) (*cage, error) {
+	c := &cage{memory: dir, cpu: dir, main: dir, unified: true}
+	var errs []error
+	if apart {
+		for _, controller := range []string{"+memory", "+cpu"} {
+			errs = append(errs, os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(controller), 0))
+		}
+		c.main = filepath.Join(dir, mainGroup)
+		if err := os.Mkdir(c.main, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	var limits []parts.Limit
+	if memory > 0 {
+		limits = append(limits, limit("memory.max", memory))
+		if exists(c.main, "memory.swap.max") {
+			limits = append(limits, limit("memory.swap.max", 0))
+		}
+	}
+	if cpu > 0 && exists(c.main, "cpu.weight") {
+		share := limit("cpu.weight", min(10_000, max(1, int64(cpu*100))))
+		if apart {
+			share = parts.Limit{File: "cpu.max", Value: fmt.Sprintf("%d %d", int64(cpu*quotaPeriod), quotaPeriod)}
+		}
+		limits = append(limits, share)
+	}
+	errs = append(errs, c.hold(parts.Group{Dir: dir, Limits: limits, Kills: "memory.events"}, apart))
+	return c, errors.Join(errs...)
 }
 
 func setLimit(dir, file string, v int64) error {
@@ -151,7 +209,7 @@ func (c *cage) enter(sys *syscall.SysProcAttr) (leave func(), err error) {
 		return leave, nil
 	}
 	if c.unified {
-		f, err := os.Open(c.memory)
+		f, err := os.Open(c.main)
 		if err != nil {
 			return leave, err
 		}
@@ -222,7 +280,31 @@ func (c *cage) kill() {
 	}
 }
 
+// below are the groups of a task's parts.
+func below(dir string) []string {
+	all, _ := os.ReadDir(dir)
+	var dirs []string
+	for _, entry := range all {
+		if entry.IsDir() {
+			dirs = append(dirs, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return dirs
+}
+
+// removeGroup removes a group and those of its parts, in which nothing runs any
+// more.
+func removeGroup(dir string) error {
+	for _, part := range below(dir) {
+		_ = os.Remove(part) // then dir is not removed either
+	}
+	return os.Remove(dir)
+}
+
 func killGroup(dir string) {
+	for _, part := range below(dir) {
+		killGroup(part)
+	}
 	if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
 		return
 	}
@@ -236,6 +318,6 @@ func killGroup(dir string) {
 
 func (c *cage) remove() {
 	for _, dir := range c.folders() {
-		os.Remove(dir)
+		_ = removeGroup(dir)
 	}
 }

@@ -156,7 +156,7 @@ func killOrphans(dir string, start startRecord) error {
 		}
 		if left == 0 {
 			for _, g := range start.Cgroups {
-				os.Remove(g)
+				_ = removeGroup(g)
 			}
 			return nil
 		}

@@ -47,6 +47,7 @@ type order struct {
 	Grace   time.Duration
 	Memory  int64
 	CPU     float64
+	Apart   bool
 	LogKeep int64
 }
 
@@ -144,7 +145,7 @@ func validName(name string) bool {
 // prepare makes the folder ready, whatever was in it, and the order to go with it.
 func (r *Runtime) prepare(ctx context.Context, name string, t compute.Task) (order, error) {
 	dir := r.dir(name)
-	o := order{Dir: dir, Bash: r.bash, Boot: r.boot, Timeout: t.Timeout, Grace: t.Grace, Memory: t.Memory, CPU: t.CPU, LogKeep: t.LogKeep}
+	o := order{Dir: dir, Bash: r.bash, Boot: r.boot, Timeout: t.Timeout, Grace: t.Grace, Memory: t.Memory, CPU: t.CPU, Apart: t.Apart, LogKeep: t.LogKeep}
 	if o.Grace <= 0 {
 		o.Grace = defaultGrace
 	}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	parts "lapis/cage"
 	"lapis/ml/compute"
 )
 
@@ -99,8 +100,15 @@ func (s *supervisor) begin(answer *os.File) error {
 	}
 	defer log.Close()
 	if s.Memory > 0 || s.CPU > 0 {
-		if s.cage, err = newCage(s.Dir, s.Memory, s.CPU); err != nil {
-			fmt.Fprintf(log, "lapis: the job's limits of memory and CPU are not enforced on this machine: %v\n", err)
+		if s.cage, err = newCage(s.Dir, s.Memory, s.CPU, s.Apart); err != nil {
+			fmt.Fprintf(log, "lapis: the %s's limits of memory and CPU are not enforced on this machine: %v\n", s.what(), err)
+		}
+		if s.cage != nil && len(s.cage.parts) > 0 {
+			text, err := json.Marshal(s.cage.parts)
+			if err != nil {
+				return err
+			}
+			s.Env = append(s.Env, parts.Variable+"="+string(text))
 		}
 	}
 	me, err := processStatus(os.Getpid())
@@ -127,7 +135,7 @@ func (s *supervisor) begin(answer *os.File) error {
 	}
 	leave, err := s.cage.enter(attr.Sys)
 	if err != nil {
-		fmt.Fprintf(log, "lapis: the job's limits of memory and CPU are not enforced on this machine: %v\n", err)
+		fmt.Fprintf(log, "lapis: the %s's limits of memory and CPU are not enforced on this machine: %v\n", s.what(), err)
 	}
 	s.oom = machineOOM()
 	s.command, err = syscall.ForkExec(s.Bash, []string{"bash", "-c", s.Command}, attr)
@@ -147,6 +155,14 @@ func (s *supervisor) begin(answer *os.File) error {
 	go s.reap()
 	io.WriteString(answer, running)
 	return nil
+}
+
+// what the task is called when its limits are spoken of.
+func (s *supervisor) what() string {
+	if s.Apart {
+		return "instance"
+	}
+	return "job"
 }
 
 // reap collects children, the command's orphans among them, until none is left.

@@ -33,6 +33,7 @@ type Task struct {
 	Grace   time.Duration // between TERM and KILL; 0 means 10 s
 	Memory  int64         // bytes, a hard limit where the machine can hold it; 0 means none
 	CPU     float64       // cores, a share; 0 means none
+	Apart   bool          // Memory, and CPU as a limit, are those of each part that the task makes a cage for (package cage), not its own
 
 	// LogKeep is of a task that runs for good: when user_logs/std_log.txt is
 	// twice as long, its head gives its room on the disk back and reads as

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -117,20 +116,11 @@ func (d *Deployer) contain(t *compute.Task, w wanted, g *group, image string) {
 		c.Mounts = append(c.Mounts, serving.Mount{From: folder + quote("/inputs/"+m.Mount), To: "/" + m.Mount, ReadOnly: true})
 	}
 	if size, ok := compute.ParseSize(w.deployment.InstanceType); ok {
-		if memory := int64(size.MemoryGB * (1 << 30)); memory < d.Machine.Memory {
-			c.Memory, c.OOM = memory, outOfMemory(size)
-		}
-		if size.VCPUs < d.Machine.Cores {
-			c.CPU = float64(size.VCPUs)
-		}
+		c.Memory, c.CPU = d.limits(size)
+		c.OOM = outOfMemory(size)
 	}
 	command, after, env := d.Containers.Command(c)
 	t.Env[serving.GroupCommand], t.Env[serving.GroupAfter] = command, after
 	t.Env[serving.GroupProbe] = s.Probe
 	maps.Copy(t.Env, env)
-}
-
-// outOfMemory says that an instance needed more memory than its type has.
-func outOfMemory(size compute.Size) string {
-	return fmt.Sprintf("The instance used more than the %g GiB of memory of %s, and was killed; use a larger instance_type", size.MemoryGB, size.Name)
 }

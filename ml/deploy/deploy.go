@@ -601,6 +601,11 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 	if t.Bin == "" && built.Dir != "" {
 		t.Bin = built.Dir + "/bin"
 	}
+	if size, ok := compute.ParseSize(w.deployment.InstanceType); ok {
+		t.Memory, t.CPU = d.limits(size)
+		t.Apart = true
+		env[serving.GroupMemory] = outOfMemory(size)
+	}
 	t.Notes = d.notes(w, s, built)
 
 	const inTask = `"$LAPIS_TASK_DIR"`
@@ -640,6 +645,23 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 	lines = append(lines, host.Command)
 	t.Command = strings.Join(lines, "\n")
 	return t, nil
+}
+
+// limits are the memory, in bytes, and the cores that an instance of that size
+// has; 0 where this machine has no more.
+func (d *Deployer) limits(size compute.Size) (memory int64, cpu float64) {
+	if memory = int64(size.MemoryGB * (1 << 30)); memory >= d.Machine.Memory {
+		memory = 0
+	}
+	if size.VCPUs < d.Machine.Cores {
+		cpu = float64(size.VCPUs)
+	}
+	return memory, cpu
+}
+
+// outOfMemory says that an instance needed more memory than its type has.
+func outOfMemory(size compute.Size) string {
+	return fmt.Sprintf("The instance used more than the %g GiB of memory of %s, and was killed; use a larger instance_type, or less memory", size.MemoryGB, size.Name)
 }
 
 // quote makes one word of the text for the shell.

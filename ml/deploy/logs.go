@@ -3,13 +3,16 @@ package deploy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"lapis/fault"
 	"lapis/ml"
+	"lapis/ml/serving"
 	"lapis/resource"
 )
 
@@ -118,11 +121,41 @@ func (d *Deployer) Logs(ctx context.Context, r resource.Resource, container stri
 		}
 		d.mu.Unlock()
 	}
+	if why := d.killed(task); why != "" {
+		if lines == 1 {
+			return why + "\n", nil
+		}
+		text, err := d.groupLog(ctx, task, lines-1)
+		return why + "\n" + text, err
+	}
 	text, err := d.groupLog(ctx, task, lines)
 	if fault.Is(err, fault.Missing) {
 		return readTail(d.lastPath(r.ID), lines)
 	}
 	return text, err
+}
+
+// tellKilled is how long the log of a deployment begins with why instances were
+// killed.
+const tellKilled = time.Hour
+
+// killed says when and why an instance of a group was last killed for the
+// memory it used; "" when none was lately.
+func (d *Deployer) killed(task string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var last serving.GroupInstance
+	if g := d.groups[task]; g != nil {
+		for _, in := range g.instances {
+			if in.Killed != "" && in.KilledAt.After(last.KilledAt) {
+				last = in
+			}
+		}
+	}
+	if last.Killed == "" || d.Now().Sub(last.KilledAt) > tellKilled {
+		return ""
+	}
+	return fmt.Sprintf("%s (instance %d, %s)", last.Killed, last.Number, last.KilledAt.Format(time.RFC3339))
 }
 
 func readTail(path string, lines int) (string, error) {

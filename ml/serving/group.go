@@ -37,6 +37,7 @@ const (
 	GroupProbe   = "LAPIS_GROUP_READY"       // of a program: path that answers 2xx when the program is ready
 	GroupAfter   = "LAPIS_GROUP_AFTER"       // of a program: run by bash when an instance has ended; what it prints says why it did
 	GroupLibrary = "LAPIS_GROUP_LIBRARY"     // native: folder with the runtime library
+	GroupMemory  = "LAPIS_GROUP_MEMORY"      // what is said of an instance that was killed for the memory it used (see package cage)
 
 	GroupBatchSize  = "LAPIS_GROUP_BATCH_SIZE"     // native: rows that are put together at most; "" or 0 for no batching
 	GroupBatchDelay = "LAPIS_GROUP_BATCH_DELAY_US" // native: microseconds that a request waits for others at most
@@ -64,6 +65,11 @@ type GroupInstance struct {
 	// it waits to be started again): "ModuleNotFoundError: No module named
 	// 'nope' (score.py, line 3)". The lines after it are the end of its log.
 	Error string `json:"error,omitempty"`
+
+	// Killed says of one that was killed for the memory it used what there is to
+	// say, and when that was last.
+	Killed   string    `json:"killed,omitempty"`
+	KilledAt time.Time `json:"killedAt,omitzero"`
 
 	// Fatal: starting it again cannot help (the script does not import, the
 	// model is none).

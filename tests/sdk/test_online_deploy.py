@@ -442,3 +442,21 @@ def test_a_program_finds_its_model_where_azure_mounts_it(ml, endpoint, unique, t
     got = requests.get(endpoint.uri.removesuffix("/score") + "/", headers={"Authorization": f"Bearer {endpoint.key}", "azureml-model-deployment": "blue"},
                        timeout=30, proxies={"http": ""})
     assert got.text == "weightsweights", got.text
+
+
+def test_an_instance_that_needs_more_memory_than_its_type_has_says_so_first(endpoint):
+    hungry = "import json\ndef init():\n    print('loading')\n    global kept; kept = b'x' * (%d << 20)\ndef run(d):\n    return len(b'y' * (json.loads(d) << 20))\n"
+    # 0.5 GiB
+    small = {"instance_type": "Standard_B1ls", "request_settings": OnlineRequestSettings(max_concurrent_requests_per_instance=1, request_timeout_ms=60000)}
+    endpoint.deploy(script=hungry % 1, **small)
+    if "not enforced" in endpoint.logs():
+        pytest.skip("no control groups can be made here")
+    assert endpoint.post(100, to="blue").json() == 100 << 20
+    killed = endpoint.post(1500, to="blue")
+    assert killed.status_code == 424, (killed.status_code, killed.text)
+    says = "more than the 0.5 GiB of memory of Standard_B1ls"
+    endpoint.until(lambda: says in endpoint.logs().splitlines()[0])
+    assert len(endpoint.logs(lines=3).splitlines()) == 3
+    assert endpoint.until(lambda: endpoint.post(1, to="blue").status_code == 200)
+    first, logged = endpoint.fails(script=hungry % 1500, name="green", **small)
+    assert says in first and logged == first, (first, logged)
