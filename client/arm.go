@@ -27,12 +27,15 @@ const (
 )
 
 // Request sends a request to a resource id or another path of the server and
-// waits until what it started is done. The path is not escaped. The reply is
+// waits until what it started is done (see NoWait). The path is not escaped. The reply is
 // the resource, or empty.
 func (c *Client) Request(ctx context.Context, method, path, version string, query url.Values, body any) (json.RawMessage, error) {
 	res, data, err := c.exchange(ctx, method, c.address(path, version, query), body)
 	if err != nil {
 		return nil, err
+	}
+	if c.NoWait && method != http.MethodPost && strings.Contains(path, "/onlineEndpoints/") {
+		return data, nil
 	}
 	return c.await(ctx, method, c.address(path, version, nil), res, data)
 }
@@ -190,7 +193,7 @@ func (c *Client) List(ctx context.Context, path string, query url.Values) iter.S
 	}
 }
 
-// Delete removes a resource and waits until it is gone.
+// Delete removes a resource and waits until it is gone (see NoWait).
 func (c *Client) Delete(ctx context.Context, path string, query url.Values) error {
 	_, err := c.Request(ctx, http.MethodDelete, path, "", query, nil)
 	return err

@@ -31,6 +31,10 @@ type Client struct {
 	// answered before is gone, as it is while it restarts.
 	Patience time.Duration
 
+	// NoWait: the work that a change of an online endpoint or of a deployment
+	// begins is not waited for; the reply is the resource as it was when it began.
+	NoWait bool
+
 	// Progress, if set, is told how far uploads and downloads are.
 	Progress Progress
 

@@ -70,8 +70,7 @@ func computeCommand() *cobra.Command {
 			return err
 		})
 		n.nameFlag(cmd, &name)
-		cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
-		_ = cmd.Flags().MarkHidden("no-wait")
+		n.noWait(cmd)
 	}
 	cmd := n.verb("list-nodes", "List the nodes of a cluster", "  lapis compute list-nodes --name cpu", func(cmd *cobra.Command, s *session) error {
 		raw, err := s.Post(cmd.Context(), s.Path("computes", name, "listNodes"), nil)

@@ -27,6 +27,7 @@ type noun struct {
 	title      string // "model", as in a sentence
 	collection string // "models", as in a path
 	versioned  bool
+	lasting    bool     // a change goes on after it was asked for, as long as it takes
 	columns    []string // of a table
 
 	// fields are the parts that update may set, with where each lies on the
@@ -59,7 +60,7 @@ func (n *noun) verb(use, short, example string, run func(cmd *cobra.Command, s *
 		if err := n.out.check(); err != nil {
 			return err
 		}
-		s, err := n.scope.open(cmd)
+		s, err := n.open(cmd)
 		if err != nil {
 			return err
 		}
@@ -68,6 +69,25 @@ func (n *noun) verb(use, short, example string, run func(cmd *cobra.Command, s *
 	}
 	n.cmd.AddCommand(cmd)
 	return cmd
+}
+
+// open connects a command to its server.
+func (n *noun) open(cmd *cobra.Command) (*session, error) {
+	s, err := n.scope.open(cmd)
+	if err == nil && n.lasting {
+		s.NoWait, _ = cmd.Flags().GetBool("no-wait") // there is none where there is nothing to wait for
+	}
+	return s, err
+}
+
+// noWait adds --no-wait. Where changes do not last the command waits all the same.
+func (n *noun) noWait(cmd *cobra.Command) {
+	if n.lasting {
+		cmd.Flags().Bool("no-wait", false, "do not wait until it is done: print how it is when it begins")
+		return
+	}
+	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
+	_ = cmd.Flags().MarkHidden("no-wait")
 }
 
 // notYet adds a verb that is known and refused.
@@ -164,8 +184,7 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 	if n.versioned {
 		cmd.Flags().StringVarP(&f.version, "version", "v", "", "version of the "+n.title+"; overrides the file")
 	}
-	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
-	_ = cmd.Flags().MarkHidden("no-wait")
+	n.noWait(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := n.out.check(); err != nil {
 			return err
@@ -187,7 +206,7 @@ func (n *noun) create(use, short, example string, f *createFlags, done func(cmd 
 			o.Target = n.scope.offline()
 			return f.dry(cmd, n.name, d, o)
 		}
-		s, err := n.scope.open(cmd)
+		s, err := n.open(cmd)
 		if err != nil {
 			// What is wrong with the file is worth knowing without a server too.
 			o.Target = n.scope.offline()
@@ -420,8 +439,7 @@ func (n *noun) remove(example string, ask bool, more func(cmd *cobra.Command) fu
 		n.versionFlags(cmd, &version, &label)
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
-	_ = cmd.Flags().MarkHidden("no-wait")
+	n.noWait(cmd)
 }
 
 // confirm asks the user, who must be there.

@@ -17,7 +17,7 @@ import (
 func onlineDeploymentCommand() *cobra.Command {
 	o := &onlineFlags{}
 	n := (&noun{
-		name: "online-deployment", title: "deployment", collection: "deployments",
+		name: "online-deployment", title: "deployment", collection: "deployments", lasting: true,
 		columns: []string{"name", "endpoint_name", "instance_type", "instance_count", "provisioning_state"},
 		below:   func(s *session) string { return s.EndpointPath(o.endpoint) },
 	}).start("Manage online deployments: the models behind an endpoint", `  lapis online-deployment create -f blue.yml --all-traffic
@@ -30,7 +30,7 @@ func onlineDeploymentCommand() *cobra.Command {
 	n.listDeployments(o)
 	n.deleteDeployment(o)
 	n.logs(o)
-	n.rollbackDeployment(o)
+	n.endpointFlag(n.rollback(o, "Go back to the version before the last update", "  lapis online-deployment rollback --name blue --endpoint-name iris"), o)
 	for _, cmd := range n.cmd.Commands() {
 		truths(cmd)
 	}
@@ -102,6 +102,9 @@ func (n *noun) deploy(ctx context.Context, s *session, o *onlineFlags, d *spec.D
 	if _, err := o.checkEndpoint(ctx, s, o.endpoint); err != nil {
 		return spec.Result{}, err
 	}
+	if s.NoWait {
+		return s.Create(ctx, d, n.name, options)
+	}
 	stop := follow(ctx, s, o.endpoint, d.Name())
 	r, err := s.Create(ctx, d, n.name, options)
 	stop()
@@ -116,6 +119,7 @@ func (n *noun) createDeployment(o *onlineFlags) {
 	var all bool
 	f.options = func(_ *cobra.Command, options *spec.Options) error { return script.options(options) }
 	f.send = func(ctx context.Context, s *session, d *spec.Document, options spec.Options) (spec.Result, error) {
+		s.NoWait = s.NoWait && !all && !o.local // traffic goes to what answers
 		return n.deploy(ctx, s, o, d, options)
 	}
 	cmd := n.create("create", "Create a deployment from a file, and wait until it answers", `  lapis online-deployment create -f blue.yml --all-traffic
@@ -140,7 +144,7 @@ func (n *noun) createDeployment(o *onlineFlags) {
 	})
 	f.field(cmd, "endpoint-name", "e", "endpoint_name", "name of the endpoint; overrides the file")
 	n.completeEndpoints(cmd)
-	cmd.Flags().BoolVar(&all, "all-traffic", false, "then give the deployment all requests of the endpoint")
+	cmd.Flags().BoolVar(&all, "all-traffic", false, "then give the deployment all requests of the endpoint, once it answers: --no-wait waits for that")
 	script.register(cmd)
 }
 
@@ -270,7 +274,7 @@ func (n *noun) deleteDeployment(o *onlineFlags) {
 	n.nameFlag(cmd, &name)
 	n.endpointFlag(cmd, o)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	noWait(cmd)
+	n.noWait(cmd)
 }
 
 // containers are the words of the command line for the containers.
@@ -309,26 +313,4 @@ func (n *noun) logs(o *onlineFlags) {
 	cmd.Flags().IntVarP(&lines, "lines", "l", 50, "how many lines to print at most")
 	cmd.Flags().StringVarP(&container, "container", "c", "inference-server", "inference-server or storage-initializer")
 	_ = cmd.RegisterFlagCompletionFunc("container", cobra.FixedCompletions([]string{"inference-server", "storage-initializer"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-// rollbackDeployment gives a deployment the version that it had before.
-func (n *noun) rollbackDeployment(o *onlineFlags) {
-	var name string
-	cmd := n.verb("rollback", "Go back to the version before the last update", "  lapis online-deployment rollback --name blue --endpoint-name iris", func(cmd *cobra.Command, s *session) error {
-		if _, err := o.checkEndpoint(cmd.Context(), s, o.endpoint); err != nil {
-			return err
-		}
-		s.progress.stage("Going back …")
-		if _, err := s.Post(cmd.Context(), n.path(s, name)+"/rollback", nil); err != nil {
-			return err
-		}
-		raw, err := s.Get(cmd.Context(), n.path(s, name))
-		if err != nil {
-			return err
-		}
-		s.progress.clear()
-		return n.print(s, raw)
-	})
-	n.nameFlag(cmd, &name)
-	n.endpointFlag(cmd, o)
 }

@@ -18,7 +18,7 @@ import (
 
 func onlineEndpointCommand() *cobra.Command {
 	n := (&noun{
-		name: "online-endpoint", title: "endpoint", collection: "onlineEndpoints",
+		name: "online-endpoint", title: "endpoint", collection: "onlineEndpoints", lasting: true,
 		columns: []string{"name", "auth_mode", "traffic", "scoring_uri", "provisioning_state"},
 	}).start("Manage online endpoints: addresses that models answer at", `  lapis online-endpoint create --name iris
   lapis online-deployment create -f blue.yml --all-traffic
@@ -33,7 +33,7 @@ func onlineEndpointCommand() *cobra.Command {
 	n.invoke(o)
 	n.credentials(o)
 	n.regenerateKeys(o)
-	n.rollback(o)
+	n.rollback(o, "Take back the last change of the traffic", "  lapis online-endpoint rollback --name iris")
 	n.rolloutVerbs(o)
 	for _, cmd := range n.cmd.Commands() {
 		truths(cmd)
@@ -132,13 +132,7 @@ func (n *noun) updateFlags(cmd *cobra.Command, name, file *string, set, removed 
 	_ = cmd.MarkFlagFilename("file", "yml", "yaml")
 	setFlag(cmd, set, "set a field, as in --set description=text or --set tags.a=b")
 	removeFlag(cmd, removed)
-	noWait(cmd)
-}
-
-// noWait adds --no-wait to a command that waits all the same.
-func noWait(cmd *cobra.Command) {
-	cmd.Flags().Bool("no-wait", false, "taken for the sake of scripts; the command waits")
-	_ = cmd.Flags().MarkHidden("no-wait")
+	n.noWait(cmd)
 }
 
 // current gives a resource as a file, to be changed.
@@ -233,7 +227,7 @@ func (n *noun) deleteEndpoint(o *onlineFlags) {
 	})
 	n.nameFlag(cmd, &name)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	noWait(cmd)
+	n.noWait(cmd)
 }
 
 // maxRequest bounds the file of a request, in bytes.
@@ -392,16 +386,23 @@ func (n *noun) regenerateKeys(o *onlineFlags) {
 	n.nameFlag(cmd, &name)
 	cmd.Flags().StringVar(&kind, "key-type", "primary", "the key to replace: primary or secondary")
 	_ = cmd.RegisterFlagCompletionFunc("key-type", cobra.FixedCompletions([]string{"primary", "secondary"}, cobra.ShellCompDirectiveNoFileComp))
-	noWait(cmd)
+	n.noWait(cmd) // taken for the sake of scripts: the new key is what is asked for
+	_ = cmd.Flags().MarkHidden("no-wait")
 }
 
-// rollback gives an endpoint the traffic that it had before the last change.
-func (n *noun) rollback(o *onlineFlags) {
+// rollback adds rollback, by which an endpoint gets the traffic that it had before
+// the last change, or a deployment its version.
+func (n *noun) rollback(o *onlineFlags, short, example string) *cobra.Command {
 	var name string
-	cmd := n.verb("rollback", "Take back the last change of the traffic", "  lapis online-endpoint rollback --name iris", func(cmd *cobra.Command, s *session) error {
-		if _, err := o.checkEndpoint(cmd.Context(), s, name); err != nil {
+	cmd := n.verb("rollback", short, example, func(cmd *cobra.Command, s *session) error {
+		endpoint := name
+		if n.below != nil {
+			endpoint = o.endpoint
+		}
+		if _, err := o.checkEndpoint(cmd.Context(), s, endpoint); err != nil {
 			return err
 		}
+		s.progress.stage("Going back …")
 		if _, err := s.Post(cmd.Context(), n.path(s, name)+"/rollback", nil); err != nil {
 			return err
 		}
@@ -413,4 +414,5 @@ func (n *noun) rollback(o *onlineFlags) {
 		return n.print(s, raw)
 	})
 	n.nameFlag(cmd, &name)
+	return cmd
 }

@@ -827,21 +827,13 @@ func (s *Service) releaseDeployment(ctx context.Context, r resource.Resource) er
 func (s *Service) viewDeployments(_ context.Context, _ resource.View, rs []resource.Resource) error {
 	for i := range rs {
 		r := &rs[i]
-		p, err := resource.ParseDocument(r.Properties)
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.ID, err)
-		}
 		status := StatusOf(*r)
-		shown := p.Object("properties")
-		for name, value := range status.Shown {
-			shown.Set(name, value)
-		}
-		p["properties"] = shown.Raw()
-		r.Properties = p.Raw()
-		if r.Tags == nil {
-			r.Tags = map[string]string{}
-		}
-		if err := showStatus(r); err != nil {
+		err := show(r, func(_, shown resource.Document) {
+			for name, value := range status.Shown {
+				shown.Set(name, value)
+			}
+		})
+		if err != nil {
 			return err
 		}
 		if status.Scaled != nil && status.Scaled.To == status.Capacity && status.ProvisioningState == resource.Succeeded {

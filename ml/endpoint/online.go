@@ -496,27 +496,36 @@ func (s *Service) Address(origin, name string) string {
 func (s *Service) viewEndpoints(_ context.Context, v resource.View, rs []resource.Resource) error {
 	for i := range rs {
 		r := &rs[i]
-		p, err := resource.ParseDocument(r.Properties)
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.ID, err)
-		}
 		at := s.Address(v.Origin, r.ID.Name())
 		path := StatusOf(*r).Path
 		if path == "" {
 			path = defaultPath
 		}
-		p.Set("scoringUri", at+path)
-		p.Set("swaggerUri", at+"/swagger.json")
-		shown := p.Object("properties")
-		shown.Set(endpointIDProperty, r.ID.String())
-		p["properties"] = shown.Raw()
-		r.Properties = p.Raw()
-		if r.Tags == nil {
-			r.Tags = map[string]string{}
-		}
-		if err := showStatus(r); err != nil {
+		err := show(r, func(p, shown resource.Document) {
+			p.Set("scoringUri", at+path)
+			p.Set("swaggerUri", at+"/swagger.json")
+			shown.Set(endpointIDProperty, r.ID.String())
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// show makes of a resource what its readers see: add puts into its properties, and
+// into those that lie in them, what is not stored there.
+func show(r *resource.Resource, add func(p, shown resource.Document)) error {
+	p, err := resource.ParseDocument(r.Properties)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.ID, err)
+	}
+	shown := p.Object("properties")
+	add(p, shown)
+	p["properties"] = shown.Raw()
+	r.Properties = p.Raw()
+	if r.Tags == nil {
+		r.Tags = map[string]string{}
+	}
+	return showStatus(r)
 }
