@@ -39,6 +39,7 @@ var commands = []struct {
 	{"model", modelCommand},
 	{"online-endpoint", onlineEndpointCommand},
 	{"online-deployment", onlineDeploymentCommand},
+	{"why", whyCommand},
 	{"component", componentCommand},
 	{"datastore", datastoreCommand},
 	{"connection", connectionCommand},

@@ -138,6 +138,7 @@ type Generation struct {
 	ID   string          `json:"generation"`
 	Spec Spec            `json:"spec"`
 	At   string          `json:"at"`
+	By   string          `json:"by,omitempty"`   // who asked for it
 	Body json.RawMessage `json:"body,omitempty"` // what a PUT of it would send
 }
 
@@ -345,7 +346,7 @@ func (d *Deployer) deploy(ctx context.Context, r resource.Resource) (json.RawMes
 	d.stage(ctx, r.ID, log, "Switching requests to the new instances")
 
 	// From here on the new generation is the deployment.
-	status := map[string]any{"live": Generation{ID: gen, Spec: spec, At: d.Now().Format(time.RFC3339), Body: body(r)}, "capacity": count,
+	status := map[string]any{"live": Generation{ID: gen, Spec: spec, At: d.Now().Format(time.RFC3339), By: r.Updated.By, Body: body(r)}, "capacity": count,
 		"stage": nil, "failure": nil, "asleep": nil}
 	if was.Live != nil && was.Live.ID != gen {
 		status["previous"] = was.Live

@@ -96,6 +96,7 @@ func (s *Service) Types() []*resource.Type {
 			View: s.viewDeployments, List: s.list,
 			Actions: map[string]resource.Action{
 				"getLogs":  {Run: s.getLogs},
+				"versions": {Run: s.versions},
 				"rollback": {Begin: s.beginRestore, Run: s.restored, Async: true},
 			},
 		},

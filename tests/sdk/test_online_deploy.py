@@ -3,17 +3,21 @@ with the root cause, are replaced without a failed request, and outlive what
 dies beside them."""
 
 import itertools
+import json
 import os
 import pathlib
 import re
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
 import requests
+from azure.ai.ml import Input, Output, command
 from azure.ai.ml.entities import (
     CodeConfiguration,
+    Data,
     Environment,
     KubernetesOnlineDeployment,
     KubernetesOnlineEndpoint,
@@ -309,6 +313,37 @@ def test_a_native_model_without_an_example_scores_zeros_before_it_is_ready(endpo
     log = endpoint.ml.online_deployments.get_logs("blue", endpoint.name, lines=50, container_type="storage-initializer")
     assert "Scoring zeros of the model's shape" in log and "nothing has been scored" not in log, log
     assert endpoint.post({"input_data": [[0.0, 1.0], [1.0, 0.0]]}, to="blue").json() == [1.0, 2.0]
+
+
+def test_why_tells_who_deployed_what_and_what_that_was_made_from(endpoint, ml, cpu, finish, unique, tmp_path):
+    (tmp_path / "stump.txt").write_text(STUMP)
+    data = ml.data.create_or_update(Data(name=unique("stumps"), version="7", path=str(tmp_path / "stump.txt"), type="uri_file"))
+    job = ml.jobs.create_or_update(
+        command(
+            command="cp ${{inputs.stump}} ${{outputs.model}}/stump.txt # ${{inputs.rate}}", environment=PLAIN, compute=cpu, experiment_name="stumps",
+            inputs={"stump": Input(type="uri_file", path=f"azureml:{data.name}:7"), "rate": 0.5}, outputs={"model": Output(type="custom_model")},
+        )
+    )
+    assert finish(job).status == "Completed"
+    model = ml.models.create_or_update(Model(name=unique("stump"), path=f"azureml://jobs/{job.name}/outputs/model", type="custom_model"))
+    endpoint.deploy(script=None, model=f"azureml:{model.name}:1")
+    endpoint.traffic(blue=100)
+
+    def why(*words):
+        done = subprocess.run(["lapis", "why", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    told = json.loads(why(f"deployment/{endpoint.name}/blue", "-o", "json"))
+    assert told["version"]["model"] == f"{model.name}:1" and told["version"]["deployed"]["by"] and told["version"]["deployed"]["at"]
+    made = told["model"]["job"]
+    assert made["name"] == job.name and made["experiment_name"] == "stumps" and "cp " in made["command"]
+    assert made["inputs"] == {"stump": f"{data.name}:7", "rate": "0.5"}
+    assert json.loads(why(f"endpoint/{endpoint.name}", "-o", "json"))["deployments"] == [told]
+    text = why(f"endpoint/{endpoint.name}")
+    print(text)
+    for fact in (f"serves        {model.name}:1, native lightgbm", f"job           {job.name}", f"input       stump = {data.name}:7", "traffic       blue=100"):
+        assert fact in text, text
 
 
 def test_requests_that_take_too_long_end_and_the_next_is_answered(endpoint):
