@@ -19,23 +19,18 @@ func (s *Resources) Activities(ctx context.Context, scope resource.ID, before ti
 	rows, err := s.db.Read().QueryContext(ctx, `SELECT at, resource, caller, caller_id, action, result, correlation, reason FROM activities
 		WHERE at < ? AND (scope = ? OR (scope > ? AND scope < ?)) ORDER BY at DESC, rowid DESC LIMIT ?`,
 		before.UnixMilli(), scope.Key(), scope.Key()+"/", scope.Key()+"0", limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []resource.Activity
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (resource.Activity, error) {
 		var a resource.Activity
 		var at int64
 		var id string
-		if err := rows.Scan(&at, &id, &a.Caller, &a.CallerID, &a.Action, &a.Result, &a.Correlation, &a.Reason); err != nil {
-			return nil, err
+		if err := row.Scan(&at, &id, &a.Caller, &a.CallerID, &a.Action, &a.Result, &a.Correlation, &a.Reason); err != nil {
+			return a, err
 		}
 		a.At = time.UnixMilli(at).UTC()
+		var err error
 		if a.Resource, err = resource.ParseID(id); err != nil {
-			return nil, fmt.Errorf("stored id: %w", err)
+			return a, fmt.Errorf("stored id: %w", err)
 		}
-		list = append(list, a)
-	}
-	return list, rows.Err()
+		return a, nil
+	})
 }

@@ -607,17 +607,9 @@ func (t *Tracking) Warm(ctx context.Context) error {
 // lately returns the experiments of the newest runs.
 func (t *Tracking) lately(ctx context.Context) ([]string, error) {
 	rows, err := t.db.read.QueryContext(ctx, `SELECT experiment FROM (SELECT experiment, seq FROM runs ORDER BY seq DESC LIMIT 1000) GROUP BY experiment ORDER BY max(seq) DESC LIMIT 20`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var ids []string
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (string, error) {
 		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+		err := row.Scan(&id)
+		return id, err
+	})
 }

@@ -198,6 +198,15 @@ func (db *DB) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
 	return s, nil
 }
 
+// query asks a prepared statement.
+func (db *DB) query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := db.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
+}
+
 // write is one call of Write on its way through the writer.
 type write struct {
 	fn    func(*Tx) error
@@ -484,4 +493,23 @@ func Fault(err error) error {
 		return fault.New(fault.StorageFull, "StorageFull", "no room is left on the disk that holds the database: free some space and try again").From(err)
 	}
 	return err
+}
+
+type scanner interface{ Scan(...any) error }
+
+// all reads what a query has found; each is called for one row after the other.
+func all[T any](rows *sql.Rows, err error, each func(scanner) (T, error)) ([]T, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []T
+	for rows.Next() {
+		v, err := each(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
 }

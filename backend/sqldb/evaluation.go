@@ -45,19 +45,7 @@ func (e *Evaluation) Dataset(ctx context.Context, workspace, id string) (evaluat
 // Datasets implements evaluation.Store.
 func (e *Evaluation) Datasets(ctx context.Context, workspace string) ([]evaluation.Dataset, error) {
 	rows, err := e.db.read.QueryContext(ctx, `SELECT doc FROM evaluation_datasets WHERE workspace = ? ORDER BY seq DESC`, workspace)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []evaluation.Dataset
-	for rows.Next() {
-		d, err := scanDataset(rows, workspace)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	return all, rows.Err()
+	return all(rows, err, func(row scanner) (evaluation.Dataset, error) { return scanDataset(row, workspace) })
 }
 
 // CreateDataset implements evaluation.Store.
@@ -215,19 +203,11 @@ func (e *Evaluation) Scorers(ctx context.Context, workspace string, experiments 
 	}
 	rows, err := e.db.read.QueryContext(ctx, `SELECT experiment, name, version, id, created, body FROM scorers WHERE workspace = ?
 		AND (? OR experiment IN (SELECT CAST(value AS INTEGER) FROM json_each(?))) ORDER BY experiment, name, version`, workspace, len(experiments) == 0, list)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []evaluation.Scorer
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (evaluation.Scorer, error) {
 		var s evaluation.Scorer
-		if err := rows.Scan(&s.Experiment, &s.Name, &s.Version, &s.ID, &s.Created, &s.Body); err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, rows.Err()
+		err := row.Scan(&s.Experiment, &s.Name, &s.Version, &s.ID, &s.Created, &s.Body)
+		return s, err
+	})
 }
 
 // DeleteScorer implements evaluation.Store.

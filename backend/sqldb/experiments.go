@@ -200,24 +200,8 @@ func (t *Tracking) ExperimentNamed(ctx context.Context, workspace, name string) 
 
 // Experiments implements tracking.Store.
 func (t *Tracking) Experiments(ctx context.Context, workspace string) ([]tracking.Experiment, error) {
-	s, err := t.db.prepared(ctx, `SELECT `+experimentColumns+` FROM experiments WHERE workspace = ? ORDER BY id`)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.QueryContext(ctx, workspace)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []tracking.Experiment
-	for rows.Next() {
-		e, err := scanExperiment(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, e)
-	}
-	return list, rows.Err()
+	rows, err := t.db.query(ctx, `SELECT `+experimentColumns+` FROM experiments WHERE workspace = ? ORDER BY id`, workspace)
+	return all(rows, err, scanExperiment)
 }
 
 // ChangeExperiment implements tracking.Store.

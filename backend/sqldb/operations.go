@@ -54,19 +54,7 @@ func (s *Resources) Operation(ctx context.Context, id string) (resource.Operatio
 // OpenOperations implements resource.Store.
 func (s *Resources) OpenOperations(ctx context.Context) ([]resource.Operation, error) {
 	rows, err := s.db.Read().QueryContext(ctx, "SELECT "+operationColumns+" FROM operations WHERE state = 'Running' ORDER BY started")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var ops []resource.Operation
-	for rows.Next() {
-		op, err := scanOperation(rows)
-		if err != nil {
-			return nil, err
-		}
-		ops = append(ops, op)
-	}
-	return ops, rows.Err()
+	return all(rows, err, scanOperation)
 }
 
 func putOperation(tx *Tx, op resource.Operation) error {

@@ -40,44 +40,32 @@ func putDelivery(tx *Tx, d webhook.Delivery) error {
 // Waiting implements webhook.Outbox.
 func (o *Outbox) Waiting(ctx context.Context, at time.Time) ([]resource.ID, error) {
 	rows, err := o.db.read.QueryContext(ctx, "SELECT DISTINCT webhook FROM webhook_outbox WHERE next <= ?", at.UnixMilli())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var ids []resource.ID
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (resource.ID, error) {
 		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
+		if err := row.Scan(&text); err != nil {
+			return resource.ID{}, err
 		}
 		id, err := resource.ParseID(text)
 		if err != nil {
-			return nil, fmt.Errorf("stored id: %w", err)
+			return id, fmt.Errorf("stored id: %w", err)
 		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+		return id, nil
+	})
 }
 
 // Due implements webhook.Outbox.
 func (o *Outbox) Due(ctx context.Context, id resource.ID, at time.Time, limit int) ([]webhook.Delivery, error) {
 	rows, err := o.db.read.QueryContext(ctx, "SELECT id, body, made, attempts, next FROM webhook_outbox WHERE webhook = ? AND next <= ? ORDER BY seq LIMIT ?",
 		id.Key(), at.UnixMilli(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var due []webhook.Delivery
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (webhook.Delivery, error) {
 		d := webhook.Delivery{Webhook: id}
 		var made, next int64
-		if err := rows.Scan(&d.ID, &d.Body, &made, &d.Attempts, &next); err != nil {
-			return nil, err
+		if err := row.Scan(&d.ID, &d.Body, &made, &d.Attempts, &next); err != nil {
+			return d, err
 		}
 		d.Made, d.Next = time.UnixMilli(made), time.UnixMilli(next)
-		due = append(due, d)
-	}
-	return due, rows.Err()
+		return d, nil
+	})
 }
 
 // Delay implements webhook.Outbox.

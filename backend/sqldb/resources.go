@@ -44,8 +44,6 @@ type envelope struct {
 
 const resourceColumns = "text, etag, born, seq, lookup, archived, envelope, properties, status"
 
-type scanner interface{ Scan(...any) error }
-
 func scanResource(row scanner) (resource.Resource, error) {
 	var (
 		r         resource.Resource
@@ -415,29 +413,20 @@ func (s *Resources) Changes(ctx context.Context, after int64, limit int) ([]reso
 	if err := bound.QueryRowContext(ctx, after, max(limit, 1)).Scan(&last); err != nil {
 		return nil, err
 	}
-	stmt, err := s.db.prepared(ctx, `SELECT seq, text, 0 AS gone FROM resources WHERE seq > ?1 AND seq <= ?2
-		UNION ALL SELECT seq, text, 1 FROM removed WHERE seq > ?1 AND seq <= ?2 ORDER BY seq, gone DESC`)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := stmt.QueryContext(ctx, after, last)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var touched []resource.Touched
-	for rows.Next() {
+	rows, err := s.db.query(ctx, `SELECT seq, text, 0 AS gone FROM resources WHERE seq > ?1 AND seq <= ?2
+		UNION ALL SELECT seq, text, 1 FROM removed WHERE seq > ?1 AND seq <= ?2 ORDER BY seq, gone DESC`, after, last)
+	return all(rows, err, func(row scanner) (resource.Touched, error) {
 		var t resource.Touched
 		var text string
-		if err := rows.Scan(&t.Seq, &text, &t.Deleted); err != nil {
-			return nil, err
+		if err := row.Scan(&t.Seq, &text, &t.Deleted); err != nil {
+			return t, err
 		}
+		var err error
 		if t.ID, err = resource.ParseID(text); err != nil {
-			return nil, fmt.Errorf("stored id: %w", err)
+			return t, fmt.Errorf("stored id: %w", err)
 		}
-		touched = append(touched, t)
-	}
-	return touched, rows.Err()
+		return t, nil
+	})
 }
 
 // Notify implements resource.Store.

@@ -215,24 +215,8 @@ func (t *Tracking) Runs(ctx context.Context, workspace string, ids []string) (ma
 }
 
 func (t *Tracking) query(ctx context.Context, query string, args ...any) ([]tracking.Run, error) {
-	s, err := t.db.prepared(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.QueryContext(ctx, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var runs []tracking.Run
-	for rows.Next() {
-		r, err := scanRun(rows)
-		if err != nil {
-			return nil, err
-		}
-		runs = append(runs, r)
-	}
-	return runs, rows.Err()
+	rows, err := t.db.query(ctx, query, args...)
+	return all(rows, err, func(row scanner) (tracking.Run, error) { return scanRun(row) })
 }
 
 // Children implements tracking.Store.

@@ -256,11 +256,7 @@ const selectParts = `SELECT p.spans FROM traces t JOIN trace_parts p ON p.id >= 
 
 // Spans implements trace.Store.
 func (t *Traces) Spans(ctx context.Context, workspace, id string) ([]trace.Span, error) {
-	s, err := t.db.prepared(ctx, selectParts)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.QueryContext(ctx, workspace, id, partBits)
+	rows, err := t.db.query(ctx, selectParts, workspace, id, partBits)
 	return readParts(rows, err, id)
 }
 
@@ -363,24 +359,12 @@ func (t *Traces) eachOf(ctx context.Context, workspace, experiment string, visit
 }
 
 // some reads the traces of a query.
-func (t *Traces) some(ctx context.Context, query string, args ...any) (found []*trace.Info, err error) {
-	s, err := t.db.prepared(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.QueryContext(ctx, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		_, info, err := scanTrace(rows)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, info)
-	}
-	return found, rows.Err()
+func (t *Traces) some(ctx context.Context, query string, args ...any) ([]*trace.Info, error) {
+	rows, err := t.db.query(ctx, query, args...)
+	return all(rows, err, func(row scanner) (*trace.Info, error) {
+		_, info, err := scanTrace(row)
+		return info, err
+	})
 }
 
 // deleteParts removes the parts of the trace with the seq ?1; ?2 is partBits.

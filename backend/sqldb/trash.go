@@ -128,19 +128,11 @@ func (t *Tracking) Extents(ctx context.Context, workspace, id string) ([]trackin
 		return nil, err
 	}
 	rows, err := t.db.read.QueryContext(ctx, `SELECT key, sum(count), min(first), max(last) FROM metric_chunks WHERE run = ? GROUP BY key ORDER BY key`, run)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var extents []tracking.Extent
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (tracking.Extent, error) {
 		var e tracking.Extent
-		if err := rows.Scan(&e.Key, &e.Points, &e.First, &e.Last); err != nil {
-			return nil, err
-		}
-		extents = append(extents, e)
-	}
-	return extents, rows.Err()
+		err := row.Scan(&e.Key, &e.Points, &e.First, &e.Last)
+		return e, err
+	})
 }
 
 // DeletedRuns implements tracking.Bin.
@@ -183,19 +175,11 @@ func (t *Tracking) Waste(ctx context.Context, workspace string, after int64, lim
 		query, args = `SELECT id, workspace, kind, ref FROM waste WHERE workspace = ? AND id > ? ORDER BY id LIMIT ?`, []any{workspace, after, limit}
 	}
 	rows, err := t.db.read.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []tracking.Waste
-	for rows.Next() {
+	return all(rows, err, func(row scanner) (tracking.Waste, error) {
 		var w tracking.Waste
-		if err := rows.Scan(&w.ID, &w.Workspace, &w.Kind, &w.Ref); err != nil {
-			return nil, err
-		}
-		list = append(list, w)
-	}
-	return list, rows.Err()
+		err := row.Scan(&w.ID, &w.Workspace, &w.Kind, &w.Ref)
+		return w, err
+	})
 }
 
 // Cleared implements tracking.Bin.
