@@ -74,10 +74,7 @@ func (s *Service) move(ctx context.Context, call resource.Call, source resource.
 	if err != nil {
 		return err
 	}
-	at, name := p, member
-	if member == "build" {
-		at, name = p.Object("build"), "contextUri"
-	}
+	at, name := addressed(p, member)
 	uri := at.Text(name)
 	if uri == "" {
 		return nil // an environment without a build context

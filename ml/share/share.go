@@ -183,6 +183,15 @@ func address(origin string, c blob.Container) string {
 	return "https://" + c.Account + ".blob.core.lapis@" + host + "/" + c.Name
 }
 
+// addressed finds the address of a version's bytes: where it stands, and its
+// name there.
+func addressed(p resource.Document, member string) (at resource.Document, name string) {
+	if member == "build" {
+		return p.Object("build"), "contextUri"
+	}
+	return p, member
+}
+
 // viewLocated makes the addresses of bytes anew for whoever reads them: what was
 // stored names the server as the writer called it.
 func (s *Service) viewLocated(member string, next func(context.Context, resource.View, []resource.Resource) error) func(context.Context, resource.View, []resource.Resource) error {
@@ -192,10 +201,7 @@ func (s *Service) viewLocated(member string, next func(context.Context, resource
 			if err != nil {
 				return err
 			}
-			at, name := p, member
-			if member == "build" {
-				at, name = p.Object("build"), "contextUri"
-			}
+			at, name := addressed(p, member)
 			uri := at.Text(name)
 			if !strings.HasPrefix(uri, "https://") && !strings.HasPrefix(uri, "http://") {
 				continue
