@@ -195,7 +195,13 @@ func (s *Server) replyFiles(c *call, root, below string) error {
 	if err != nil {
 		return err
 	}
-	at, err := s.locate(c, path.Join(base, below))
+	return s.replyFolder(c, path.Join(base, below), root, below)
+}
+
+// replyFolder lists what lies at a path, whose files are told as lying below;
+// root "" is left out.
+func (s *Server) replyFolder(c *call, where, root, below string) error {
+	at, err := s.locate(c, where)
 	if err != nil {
 		return err
 	}
@@ -205,7 +211,7 @@ func (s *Server) replyFiles(c *call, root, below string) error {
 	}
 	var o out
 	o.open()
-	o.text("root_uri", root)
+	o.some("root_uri", root)
 	o.files(files, below)
 	o.close()
 	return c.reply(&o)
@@ -219,19 +225,7 @@ func (s *Server) listProxied(c *call) error {
 	if err := checkPath(below); err != nil {
 		return err
 	}
-	at, err := s.locate(c, below)
-	if err != nil {
-		return err
-	}
-	files, err := s.folder(c.ctx(), at)
-	if err != nil {
-		return err
-	}
-	var o out
-	o.open()
-	o.files(files, "")
-	o.close()
-	return c.reply(&o)
+	return s.replyFolder(c, below, "", "")
 }
 
 func mediaType(name string) string {

@@ -355,20 +355,27 @@ func (s *Server) getTraceInfos(c *call) error {
 	return c.replyTraces(found, "trace_infos", "", (*out).traceInfo)
 }
 
-// pageOfTraces reads how many traces a page has.
-func (c *call) pageOfTraces(q *trace.Search) {
-	if !c.has("max_results") {
-		return
+// pageOfTraces answers a search, whose page is as long as the call says.
+func (s *Server) pageOfTraces(c *call, q trace.Search, write func(*out, string, *trace.Info)) error {
+	if c.err == nil && c.has("max_results") {
+		n := c.integer("max_results", false)
+		switch {
+		case c.err != nil:
+		case n > 500:
+			c.wrong("max_results", c.value("max_results"))
+		case n < 1:
+			c.fail(invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer", n))
+		}
+		q.Limit = int(n)
 	}
-	n := c.integer("max_results", false)
-	switch {
-	case c.err != nil:
-	case n > 500:
-		c.wrong("max_results", c.value("max_results"))
-	case n < 1:
-		c.fail(invalid("Invalid value %d for parameter 'max_results' supplied. It must be a positive integer", n))
+	if c.err != nil {
+		return c.err
 	}
-	q.Limit = int(n)
+	found, next, err := s.Traces.Search(c.ctx(), c.workspace, q)
+	if err != nil {
+		return err
+	}
+	return c.replyTraces(found, "traces", next, write)
 }
 
 func (s *Server) searchTraces(c *call) error {
@@ -378,17 +385,7 @@ func (s *Server) searchTraces(c *call) error {
 			q.Experiments = append(q.Experiments, e)
 		}
 	}
-	if c.err == nil {
-		c.pageOfTraces(&q)
-	}
-	if c.err != nil {
-		return c.err
-	}
-	found, next, err := s.Traces.Search(c.ctx(), c.workspace, q)
-	if err != nil {
-		return err
-	}
-	return c.replyTraces(found, "traces", next, (*out).traceInfo)
+	return s.pageOfTraces(c, q, (*out).traceInfo)
 }
 
 func (s *Server) deleteTraces(c *call) error {

@@ -130,17 +130,7 @@ func (s *Server) getOldTrace(c *call) error {
 func (s *Server) searchOldTraces(c *call) error {
 	q := trace.Search{Experiments: c.texts("experiment_ids", required), Filter: c.text("filter", false), Order: c.texts("order_by", false),
 		Page: c.text("page_token", false), Limit: 100}
-	if c.err == nil {
-		c.pageOfTraces(&q)
-	}
-	if c.err != nil {
-		return c.err
-	}
-	found, next, err := s.Traces.Search(c.ctx(), c.workspace, q)
-	if err != nil {
-		return err
-	}
-	return c.replyTraces(found, "traces", next, (*out).oldTrace)
+	return s.pageOfTraces(c, q, (*out).oldTrace)
 }
 
 // getTraceArtifact answers the spans of a trace as the file that MLflow's pages
