@@ -160,8 +160,10 @@ func unifiedLimits(dir string, memory int64, cpu float64, apart bool) (*cage, er
 	c := &cage{memory: dir, cpu: dir, main: dir, unified: true}
 	var errs []error
 	if apart {
-		for _, controller := range []string{"+memory", "+cpu"} {
-			errs = append(errs, os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(controller), 0))
+		for controller, wanted := range map[string]bool{"+memory": memory > 0, "+cpu": cpu > 0} {
+			if wanted {
+				errs = append(errs, os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(controller), 0))
+			}
 		}
 		c.main = filepath.Join(dir, mainGroup)
 		if err := os.Mkdir(c.main, 0o755); err != nil {
@@ -182,7 +184,11 @@ func unifiedLimits(dir string, memory int64, cpu float64, apart bool) (*cage, er
 		}
 		limits = append(limits, share)
 	}
-	errs = append(errs, c.hold(parts.Group{Dir: dir, Limits: limits, Kills: "memory.events"}, apart))
+	kills := ""
+	if memory > 0 {
+		kills = "memory.events"
+	}
+	errs = append(errs, c.hold(parts.Group{Dir: dir, Limits: limits, Kills: kills}, apart))
 	return c, errors.Join(errs...)
 }
 

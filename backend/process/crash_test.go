@@ -460,6 +460,38 @@ func TestMemoryLimitEndsTheTaskAndSaysSo(t *testing.T) {
 	}
 }
 
+func TestPartsOfATaskHaveLimitsOfTheirOwn(t *testing.T) {
+	r := open(t, t.TempDir(), seeded(t))
+	task := witness("parts", filepath.Join(t.TempDir(), "f"))
+	task.Memory, task.Apart = 64<<20, true
+	// The task itself may use more; a part that is killed is not the task's end.
+	task.Command = `x=$(head -c 100000000 /dev/zero | tr '\0' x); echo ${#x}
+[ -n "$LAPIS_CAGE" ] || exit 9
+dir=$(echo "$LAPIS_CAGE" | sed 's/.*"dir":"\([^"]*\)".*/\1/')/1
+mkdir "$dir" && for limit in memory.limit_in_bytes memory.max; do [ -e "$dir/$limit" ] && echo 67108864 >"$dir/$limit"; done
+bash -c 'echo 0 >"$1/cgroup.procs" && x=$(head -c 300000000 /dev/zero | tr "\0" x); echo ${#x}' part "$dir" | grep 300000000 || echo killed`
+	if err := r.Launch(t.Context(), task); err != nil {
+		t.Fatal(err)
+	}
+	o := end(t, r, task.ID)
+	text := read(t, filepath.Join(r.dir(folder(task.ID)), artefacts, stdLog))
+	if strings.Contains(text, "not enforced") {
+		t.Skip("no control groups can be made here: ", text)
+	}
+	if o.Exit.Code != 0 || o.Exit.OOM || !strings.Contains(text, "100000000") || !strings.Contains(text, "killed") {
+		t.Errorf("%+v\n%s", o.Exit, text)
+	}
+	start, err := readRecord[startRecord](r.dir(folder(task.ID)), startFile)
+	if err != nil || len(start.Cgroups) == 0 {
+		t.Fatal(err, start)
+	}
+	for _, g := range start.Cgroups {
+		if exists(g, "") {
+			t.Errorf("the group %s is left", g)
+		}
+	}
+}
+
 func TestFullDiskIsTheUsersToClearAndLosesNoEnd(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
