@@ -44,12 +44,22 @@ type Counters struct {
 	Last atomic.Int64 // when it ran last, in milliseconds since 1970
 	Rows atomic.Int64 // along the first axis
 	Runs atomic.Int64
+
+	Took     atomic.Int64 // by those runs together, in nanoseconds
+	Failed   atomic.Int64 // runs that gave no answer
+	FailedIn atomic.Int64 // the time that they took, in nanoseconds
 }
 
 // Run runs the model and counts it.
 func (m *Model) Run(inputs []tensor.Tensor, wanted []int, deadline time.Time) ([]tensor.Tensor, error) {
+	begun := time.Now()
 	out, err := m.Runner.Run(inputs, wanted, deadline)
-	if err == nil {
+	took := time.Since(begun).Nanoseconds()
+	if err != nil {
+		m.Counted.Failed.Add(1)
+		m.Counted.FailedIn.Add(took)
+	} else {
+		m.Counted.Took.Add(took)
 		rows := int64(1)
 		if len(inputs) > 0 && len(inputs[0].Shape) > 0 {
 			rows = inputs[0].Shape[0]

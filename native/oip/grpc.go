@@ -151,6 +151,8 @@ func (s *Server) call(q *frame.Request, method string, message []byte) ([]byte, 
 			}
 		}
 		return b, nil
+	case "SystemSharedMemoryStatus", "CudaSharedMemoryStatus":
+		return nil, nil // none
 	case "RepositoryModelLoad", "RepositoryModelUnload":
 		return nil, refuse(503, "explicit model load / unload is not allowed if polling is enabled")
 	case "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics":
@@ -214,7 +216,14 @@ func statistics(m *model.Model) []byte {
 	c := &m.Counted
 	b = appendVarint(b, 3, uint64(c.Last.Load()))
 	b = appendVarint(b, 4, uint64(c.Rows.Load()))
-	return appendVarint(b, 5, uint64(c.Runs.Load()))
+	b = appendVarint(b, 5, uint64(c.Runs.Load()))
+	var parts []byte
+	all := durations(m)
+	for i, name := range durationNames {
+		d := all[name]
+		parts = appendBytes(parts, i+1, appendVarint(appendVarint(nil, 1, uint64(d.Count)), 2, uint64(d.NS)))
+	}
+	return appendBytes(b, 6, parts)
 }
 
 func configMessage(m *model.Model) []byte {

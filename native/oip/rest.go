@@ -38,7 +38,7 @@ func (s *Server) Serve(q *frame.Request, path string, a *frame.Reply) error {
 		return s.index(a)
 	case parts[1] == "models" && len(parts) == 3 && parts[2] == "stats":
 		return s.statistics(q, a, "", "")
-	case parts[1] == "models" && len(parts) >= 3:
+	case parts[1] == "models" && len(parts) >= 3 && !(len(parts) > 4 && parts[len(parts)-2] == "trace"):
 		name, version, rest := parts[2], "", parts[3:]
 		if len(rest) >= 2 && rest[0] == "versions" {
 			version, rest = rest[1], rest[2:]
@@ -51,6 +51,15 @@ func (s *Server) Serve(q *frame.Request, path string, a *frame.Reply) error {
 			action = rest[0]
 		}
 		return s.model(q, a, name, version, action)
+	case parts[len(parts)-2] == "trace" && parts[len(parts)-1] == "setting":
+		return refuse(501, "tracing is not offered; the metrics of the endpoint tell how long requests take")
+	case parts[1] == "logging":
+		return refuse(501, "log settings are not offered; the deployment's log has what the models print")
+	case strings.HasSuffix(parts[1], "sharedmemory"):
+		if parts[len(parts)-1] == "status" && q.Method == "GET" {
+			return writeJSON(a, []any{})
+		}
+		return refuse(501, "memory of the caller is not reached from here; send the tensors in the request")
 	case parts[1] == "repository" && len(parts) == 5 && parts[2] == "models" && (parts[4] == "load" || parts[4] == "unload"):
 		return refuse(400, "explicit model load / unload is not allowed if polling is enabled")
 	}
@@ -190,17 +199,39 @@ func (s *Server) statistics(q *frame.Request, a *frame.Reply, name, version stri
 		Last       int64  `json:"last_inference"`
 		Inferences int64  `json:"inference_count"`
 		Executions int64  `json:"execution_count"`
+
+		Stats   map[string]duration `json:"inference_stats"`
+		Batches []any               `json:"batch_stats"`
 	}
 	out := []entry{}
 	for _, n := range s.Models.Names() {
 		for _, m := range s.Models.Versions(n) {
 			if (name == "" || name == n) && (version == "" || version == m.Version) {
 				c := &m.Counted
-				out = append(out, entry{n, m.Version, c.Last.Load(), c.Rows.Load(), c.Runs.Load()})
+				out = append(out, entry{n, m.Version, c.Last.Load(), c.Rows.Load(), c.Runs.Load(), durations(m), []any{}})
 			}
 		}
 	}
 	return s.get(q, a, func() any { return map[string]any{"model_stats": out} })
+}
+
+// duration is a part of the time that inferences took.
+type duration struct {
+	Count int64 `json:"count"`
+	NS    int64 `json:"ns"`
+}
+
+// durationNames are the parts in the order of Triton's InferStatistics. What comes
+// before a run and after it is not measured apart.
+var durationNames = []string{"success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"}
+
+func durations(m *model.Model) map[string]duration {
+	c := &m.Counted
+	runs, took := c.Runs.Load(), c.Took.Load()
+	return map[string]duration{
+		"success": {runs, took}, "fail": {c.Failed.Load(), c.FailedIn.Load()}, "queue": {runs, 0}, "compute_input": {runs, 0},
+		"compute_infer": {runs, took}, "compute_output": {runs, 0}, "cache_hit": {}, "cache_miss": {},
+	}
 }
 
 // infer computes outputs from a body of JSON and, perhaps, raw tensors.

@@ -151,6 +151,42 @@ def test_versions_and_outputs_are_chosen(client):
     assert reply["id"] == "me" and reply["model_version"] == "3"
 
 
+def test_what_a_model_did_is_counted(client):
+    x = client.inputs([("X", "FP64", np.zeros((3, 2)))])
+
+    def counted():
+        found = client.json(client.get_inference_statistics("single"))["model_stats"]
+        assert [m["name"] for m in found] == ["single"]
+        stats = found[0].get("inference_stats", {})
+        return {"rows": int(found[0].get("inference_count", 0)), "runs": int(found[0].get("execution_count", 0)), "ns": int(stats.get("success", {}).get("ns", 0))}
+
+    client.infer("single", x)
+    # There are two instances, and each counts what it did itself.
+    seen = [counted() for _ in range(20)]
+    most = max(seen, key=lambda c: c["runs"])
+    assert most["runs"] >= 1 and most["rows"] >= 3 and most["ns"] > 0
+
+
+def test_tensors_without_elements_are_taken(client):
+    result = client.infer("single", client.inputs([("X", "FP64", np.zeros((0, 2)))]))
+    assert result.as_numpy("Y").shape == (0, 2)
+    assert client.infer("types", client.inputs([(f"in_{k}", k, values(k, 0)) for k in TYPES])).as_numpy("out_BYTES").shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c: c.load_model("single"), lambda c: c.unload_model("single"), lambda c: c.get_trace_settings(), lambda c: c.get_trace_settings("single"),
+        lambda c: c.update_log_settings(settings={"log_verbose_level": 1}), lambda c: c.register_system_shared_memory("m", "/m", 64),
+    ],
+)  # fmt: skip
+def test_what_is_not_offered_says_so(client, call):
+    with pytest.raises(InferenceServerException) as e:
+        call(client)
+    assert "not" in e.value.message() and "Not Found" not in e.value.message()
+    assert client.is_server_live()
+
+
 @pytest.mark.parametrize(
     "model,arrays,says",
     [
