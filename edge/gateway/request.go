@@ -641,6 +641,10 @@ func (x *exchange) takeHeader(h http.Header, name, value string) {
 		return
 	}
 	name = http.CanonicalHeaderKey(name)
+	if name == headerClientID && x.clientID == "" { // the instance knows the id by another header
+		h[name] = []string{harmless(value)}
+		return
+	}
 	if dropped[name] || strings.HasPrefix(name, "Access-Control-") && len(x.rt.CORS) > 0 {
 		return
 	}
