@@ -44,6 +44,7 @@ type bench struct {
 	overload                       time.Duration
 	only                           string
 	rows                           []*row
+	missing                        []missed
 	loop                           time.Duration // one predict, called in a loop
 	facts                          []string
 }
@@ -61,21 +62,45 @@ type cell struct {
 	note   string
 }
 
+// missed is a figure that a server has not given, and why. The load of one that
+// did not answer at all is the beginning of those it was for.
+type missed struct{ server, load, why string }
+
 func (b *bench) add(load, unit string, less bool, server string, value float64, note string) {
-	log.Printf("%-22s %-58s %10.4g %s  %s", server, load, value, unit, note)
-	for _, r := range b.rows {
-		if r.load == load {
-			r.cells = append(r.cells, cell{server, value, note})
-			return
-		}
+	i := slices.IndexFunc(b.rows, func(r *row) bool { return r.load == load })
+	if i < 0 {
+		i = len(b.rows)
+		b.rows = append(b.rows, &row{load: load, unit: unit, less: less})
 	}
-	b.rows = append(b.rows, &row{load, unit, less, []cell{{server, value, note}}})
+	r := b.rows[i]
+	r.cells = append(r.cells, cell{server, value, note})
+	log.Printf("%-22s %-58s %10.4g %s  %s%s", server, load, value, unit, note, r.ratio(r.cells[len(r.cells)-1]))
+}
+
+// ratio is how many times Lapis is better than a cell's server, in brackets; ""
+// where there is nothing to compare.
+func (r *row) ratio(c cell) string {
+	own := slices.IndexFunc(r.cells, func(c cell) bool { return c.server == ours })
+	if own < 0 || c.server == ours || c.value <= 0 || r.cells[own].value <= 0 {
+		return ""
+	}
+	ratio := r.cells[own].value / c.value
+	if r.less {
+		ratio = 1 / ratio
+	}
+	return fmt.Sprintf(" (%.3g×)", ratio)
 }
 
 // miss notes that a server has no figure for a load.
 func (b *bench) miss(server, load string, err error) {
 	log.Printf("%-22s %-58s          – %.600v", server, load, err)
-	b.facts = append(b.facts, fmt.Sprintf("No figure of %s for %s: %.120s", server, load, strings.ReplaceAll(err.Error(), "\n", " ")))
+	b.missing = append(b.missing, missed{server, load, fmt.Sprintf("%.300s", strings.Join(strings.Fields(err.Error()), " "))})
+}
+
+// why is the number, from 1, of the reason for which a server has no figure for
+// a row; 0 if it was not asked.
+func (b *bench) why(server, load string) int {
+	return 1 + slices.IndexFunc(b.missing, func(m missed) bool { return m.server == server && strings.HasPrefix(load, m.load) })
 }
 
 const ours = "Lapis"
@@ -102,12 +127,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.run(ctx); err != nil {
+	err := b.run(ctx)
+	text := b.table()
+	fmt.Print("\n", text) // of a run that did not come to its end, what it has
+	if err != nil {
 		stop()
 		log.Fatal(err)
 	}
-	text := b.table()
-	fmt.Print("\n", text)
 	if *write != "" {
 		if err := report.Write(*write, "serving", text); err != nil {
 			log.Fatal(err)
@@ -211,22 +237,36 @@ func serveFixed(port string) error {
 func (b *bench) table() string {
 	var s strings.Builder
 	s.WriteString(report.Measured("serving") + " In brackets, how many times Lapis is better.\n\n")
+	for _, m := range b.missing { // a load that no server has a figure for is a row too
+		if !slices.ContainsFunc(b.rows, func(r *row) bool { return strings.HasPrefix(r.load, m.load) }) {
+			b.rows = append(b.rows, &row{load: m.load, unit: "–"})
+		}
+	}
 	names := []string{ours}
+	named := func(server string) {
+		if !slices.Contains(names, server) {
+			names = append(names, server)
+		}
+	}
 	for _, r := range b.rows {
 		for _, c := range r.cells {
-			if !slices.Contains(names, c.server) {
-				names = append(names, c.server)
-			}
+			named(c.server)
 		}
+	}
+	for _, m := range b.missing {
+		named(m.server)
 	}
 	fmt.Fprintf(&s, "| load | unit | %s |\n|---|---|%s\n", strings.Join(names, " | "), strings.Repeat("--:|", len(names)))
 	for _, r := range b.rows {
 		fmt.Fprintf(&s, "| %s | %s |", r.load, r.unit)
-		own := slices.IndexFunc(r.cells, func(c cell) bool { return c.server == ours })
 		for _, name := range names {
 			i := slices.IndexFunc(r.cells, func(c cell) bool { return c.server == name })
 			if i < 0 {
-				s.WriteString(" – |")
+				s.WriteString(" –")
+				if n := b.why(name, r.load); n > 0 {
+					fmt.Fprintf(&s, " [%d]", n)
+				}
+				s.WriteString(" |")
 				continue
 			}
 			c := r.cells[i]
@@ -234,18 +274,14 @@ func (b *bench) table() string {
 			if c.note != "" {
 				s.WriteString("; " + c.note)
 			}
-			if own >= 0 && i != own && c.value > 0 && r.cells[own].value > 0 {
-				ratio := r.cells[own].value / c.value
-				if r.less {
-					ratio = 1 / ratio
-				}
-				fmt.Fprintf(&s, " (%.3g×)", ratio)
-			}
-			s.WriteString(" |")
+			s.WriteString(r.ratio(c) + " |")
 		}
 		s.WriteString("\n")
 	}
 	s.WriteString("\n")
+	for i, m := range b.missing {
+		fmt.Fprintf(&s, "- [%d] No figure of %s for %s: %s\n", i+1, m.server, m.load, m.why)
+	}
 	for _, f := range b.facts {
 		s.WriteString("- " + f + "\n")
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -71,23 +70,32 @@ func (p *process) log() string {
 	return string(text)
 }
 
+// last is the end of that.
+func (p *process) last() string {
+	text := p.log()
+	return strings.ToValidUTF8(text[max(0, len(text)-300):], "")
+}
+
 // answers waits until a request is answered well.
 func (p *process) answers(t target) error {
-	request := t.request()
+	request, said := t.request(), "no answer"
 	for begun := time.Now(); time.Since(begun) < 3*time.Minute; time.Sleep(20 * time.Millisecond) {
 		c := client{address: t.address}
 		status, err := c.do(request)
+		if err == nil {
+			said = fmt.Sprintf("%d %.200s", status, c.body)
+		}
 		c.close()
 		if err == nil && status < 300 {
 			return nil
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("it ended: %s", p.log())
+			return fmt.Errorf("it ended; its last words: %s", p.last())
 		default:
 		}
 	}
-	return errors.New("no answer in three minutes: " + p.log())
+	return fmt.Errorf("no good answer in three minutes, but %s; its last words: %s", said, p.last())
 }
 
 // spent is the processor time that processes have used.
