@@ -40,6 +40,7 @@ type Gateway struct {
 	events  *events
 	drained *signal // fires when an instance that left the routes has nothing to do
 	checks  *tokens
+	calls   *http.Transport // of gRPC, to programs
 	collect *collector
 
 	applying  sync.Mutex // one Apply at a time; guards what follows
@@ -65,7 +66,7 @@ const routesFile = "routes.json"
 
 // Open returns a gateway that goes by the routes on disk, if there are any.
 func Open(cfg Config) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, started: time.Now(), drained: newSignal(), checks: newTokens(), endpoints: map[string]*endpoint{}}
+	g := &Gateway{cfg: cfg, started: time.Now(), drained: newSignal(), checks: newTokens(), calls: newCalls(), endpoints: map[string]*endpoint{}}
 	g.ends, g.end = context.WithCancel(context.Background())
 	g.left.Store(g.started.UnixNano())
 	var err error
@@ -104,6 +105,7 @@ func (g *Gateway) Close() error {
 	g.applying.Lock()
 	defer g.applying.Unlock()
 	g.install(serving.Routes{})
+	g.calls.CloseIdleConnections()
 	return g.collect.close()
 }
 

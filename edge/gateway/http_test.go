@@ -662,3 +662,101 @@ func TestAWebSocketGoesThroughToAProgram(t *testing.T) {
 	c.Close()
 	<-ended
 }
+
+// callsOf is an endpoint with one deployment of a program that takes gRPC calls.
+func callsOf(t *testing.T, handler http.HandlerFunc) (serving.Deployment, *httptest.Server) {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(handler)
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	d := deploymentOf("blue", 4)
+	d.Runtime, d.Capacity = serving.Program, 1
+	d.Instances = []serving.Instance{{ID: "e/blue/1/0", Network: "tcp", Address: srv.Listener.Addr().String()}}
+	return d, srv
+}
+
+func TestGRPCCallsGoThroughToAProgram(t *testing.T) {
+	h := open(t)
+	left := make(chan struct{}, 10)
+	program, srv := callsOf(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		if r.Header.Get("Authorization") != "" || r.Header.Get("Te") != "trailers" || r.Header.Get("X-Mine") != "1" || r.Header.Get("X-Request-Id") == "" {
+			w.Header().Set("Grpc-Status", "3")
+			w.Header().Set("Grpc-Message", fmt.Sprint(r.Header))
+			return
+		}
+		switch r.URL.Path {
+		case "/s.S/Fail":
+			w.Header().Set("Grpc-Status", "9")
+			w.Header().Set("Grpc-Message", "not%20now")
+		case "/s.S/Echo": // each message is answered before the next is read
+			for prefix := make([]byte, 5); ; {
+				if _, err := io.ReadFull(r.Body, prefix); err != nil {
+					break
+				}
+				m := make([]byte, binary.BigEndian.Uint32(prefix[1:]))
+				_, _ = io.ReadFull(r.Body, m)
+				_, _ = w.Write(append(bytes.Clone(prefix), m...))
+				_ = http.NewResponseController(w).Flush()
+			}
+			w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+			w.Header().Set(http.TrailerPrefix+"X-Last", "word")
+		case "/s.S/Wait":
+			<-r.Context().Done()
+			left <- struct{}{}
+		case "/s.S/Half":
+			_, _ = io.WriteString(w, "\x00\x00\x00\x00\x01a")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			left <- struct{}{}
+		case "/s.S/Missing":
+			w.WriteHeader(http.StatusNotFound)
+		}
+	})
+	program.Timeout = 20 * time.Second
+	e := endpointOf(program)
+	e.Limits.MaxBody = 1000
+	h.apply(e)
+	headers := []string{"Authorization", "Bearer " + testKey, "X-Mine", "1"}
+	byKey := func(path string, messages ...string) (got []string, status, message string) {
+		got, status, message, header := h.grpcCall(t, path, headers, messages...)
+		if header.Get("X-Request-Id") == "" {
+			t.Errorf("%s: %v", path, header)
+		}
+		return got, status, message
+	}
+	if got, status, message := byKey("/s.S/Echo", "one", "two", ""); status != "0" || len(got) != 3 || got[0] != "one" || got[1] != "two" {
+		t.Errorf("%q %s %s", got, status, message)
+	}
+	if got, status, message := byKey("/s.S/Fail", "x"); status != "9" || message != "not%20now" || len(got) != 0 {
+		t.Errorf("%q %s %s", got, status, message)
+	}
+	if _, status, message := byKey("/s.S/Missing", "x"); status != "13" || message != "the model answered 404" {
+		t.Errorf("%s %s", status, message)
+	}
+	if _, status, message := byKey("/s.S/Echo", strings.Repeat("x", 1100)); status != "8" {
+		t.Errorf("%s %s", status, message)
+	}
+	if _, status, _, _ := h.grpcCall(t, "/endpoints/e/s.S/Echo", []string{"Authorization", "Bearer no"}, "x"); status != "16" {
+		t.Errorf("%s", status)
+	}
+	// A call ends at its time, and the program is told.
+	program.Timeout = 50 * time.Millisecond
+	e.Deployments = []serving.Deployment{program}
+	h.apply(e)
+	for _, path := range []string{"/s.S/Wait", "/s.S/Half"} {
+		if got, status, message := byKey(path, "x"); status != "4" || path == "/s.S/Half" && len(got) != 1 {
+			t.Errorf("%s: %q %s %s", path, got, status, message)
+		}
+		<-left
+	}
+	d := h.g.endpoints["e"].deployments["blue"]
+	until(t, "all places are free", func() bool { running, waiting := d.counts(); return running+waiting == 0 })
+	// A program that is not there has not been asked.
+	srv.Close()
+	if _, status, message := byKey("/s.S/Echo", "x"); status != "14" {
+		t.Errorf("%s %s", status, message)
+	}
+}

@@ -44,8 +44,6 @@ var (
 		message: "What the instance answered is no valid reply. The deployment's log may say why."}
 	unreachable = &refusal{status: 424, k8s: 503, code: "InstanceUnreachable", reason: "instance_unreachable", model: 503, retryAfter: "1", grpc: 14,
 		message: "No instance of the deployment takes requests at this moment. The deployment's log may say why."}
-	noCalls = &refusal{status: 501, k8s: 501, code: "NotImplemented", reason: "grpc_not_offered", grpc: 12,
-		message: "Programs of the user's own are called over HTTP/1.1, not over gRPC."}
 	callerLeft = &refusal{status: 499, k8s: 499, code: "ClientClosedRequest", reason: "client_closed_request", grpc: 1,
 		message: "The caller has closed the connection."}
 	badBody = &refusal{status: 400, k8s: 400, code: "InvalidBody", reason: "invalid_body", grpc: 3,

@@ -147,11 +147,12 @@ func (x *exchange) serve() {
 		no = busy
 	}
 	if no == nil && grpc {
-		if x.cfg.Runtime != serving.Program {
+		if x.cfg.Runtime == serving.Program {
+			x.call()
+		} else {
 			x.grpc()
-			return
 		}
-		no = noCalls
+		return
 	}
 	if no == nil {
 		no = x.read()
