@@ -68,16 +68,16 @@ const (
 // Definitions are all metrics, by scope and in the order in which they are told.
 var Definitions = func() []Definition {
 	var all []Definition
-	deployment := []string{"deployment"}
+	deployment, instance := []string{"deployment"}, []string{"instanceId"}
 	for _, scope := range []string{endpoint.EndpointType, endpoint.DeploymentType} {
-		dims := deployment
+		dims, by := deployment, deployment
 		if scope == endpoint.DeploymentType {
-			dims = nil
+			dims, by = nil, instance
 		}
-		with := func(more ...string) []string { return append(slices.Clone(dims), more...) }
+		with := func(dims []string, more ...string) []string { return append(slices.Clone(dims), more...) }
 		all = append(all,
 			Definition{Scope: scope, Name: RequestsPerMinute, About: "The number of requests within a minute", Unit: "Count", Primary: "Average", Kind: Sum,
-				Dimensions: with("statusCode", "statusCodeClass", "modelStatusCode")},
+				Dimensions: with(dims, "statusCode", "statusCodeClass", "modelStatusCode")},
 			Definition{Scope: scope, Name: RequestLatency, About: "The time from a request's arrival to its answer", Unit: "Milliseconds", Primary: "Average", Kind: Latency, Dimensions: dims})
 		for _, p := range []struct {
 			name string
@@ -87,15 +87,14 @@ var Definitions = func() []Definition {
 				Primary: "Average", Kind: Latency, Dimensions: dims, of: RequestLatency, quantile: p.q})
 		}
 		all = append(all,
-			Definition{Scope: scope, Name: collected, About: "Events of data collection within a minute", Unit: "Count", Primary: "Minimum", Kind: Sum, Dimensions: with("type")},
-			Definition{Scope: scope, Name: notCollected, About: "Events of data collection that were lost, within a minute", Unit: "Count", Primary: "Minimum", Kind: Sum, Dimensions: with("reason", "type")},
+			Definition{Scope: scope, Name: collected, About: "Events of data collection within a minute", Unit: "Count", Primary: "Minimum", Kind: Sum, Dimensions: with(by, "type")},
+			Definition{Scope: scope, Name: notCollected, About: "Events of data collection that were lost, within a minute", Unit: "Count", Primary: "Minimum", Kind: Sum, Dimensions: with(by, "reason", "type")},
 			Definition{Scope: scope, Name: Concurrent, About: "Requests that are worked on or wait", Unit: "Count", Primary: "Average", Kind: Level, Dimensions: dims})
 	}
 	all = append(all,
 		Definition{Scope: endpoint.EndpointType, Name: connections, About: "Connections of clients that are open", Unit: "Count", Primary: "Average", Kind: Level},
 		Definition{Scope: endpoint.EndpointType, Name: newConnections, About: "New connections a second", Unit: "CountPerSecond", Primary: "Average", Kind: Level},
 		Definition{Scope: endpoint.EndpointType, Name: networkBytes, About: "Bytes of requests and answers a second", Unit: "BytesPerSecond", Primary: "Average", Kind: Level})
-	instance := []string{"instanceId"}
 	for _, m := range []struct{ name, about string }{
 		{CPU, "Use of the cores that an instance has"},
 		{Memory, "Use of the memory that an instance has"},

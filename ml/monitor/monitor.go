@@ -304,6 +304,11 @@ func (m *Monitor) countDeployment(e resource.ID, d, was serving.DeploymentState)
 		m.merge(id, metric, encode(pairs...), c)
 		m.merge(e, metric, encode(append([]string{"deployment", d.Name}, pairs...)...), c)
 	}
+	// The gateway collects, for all instances.
+	kept := func(metric string, c cell, pairs ...string) {
+		m.merge(id, metric, encode(append([]string{"instanceId", "gateway"}, pairs...)...), c)
+		m.merge(e, metric, encode(append([]string{"deployment", d.Name}, pairs...)...), c)
+	}
 	one := func(n int64) cell { return cell{Min: float64(n), Max: float64(n), Sum: float64(n), Count: 1} }
 	type outcome struct{ status, model int }
 	ended := map[outcome]int64{}
@@ -322,12 +327,12 @@ func (m *Monitor) countDeployment(e resource.ID, d, was serving.DeploymentState)
 	both(RequestLatency, cellOf(latency))
 	for name, n := range d.Collected {
 		if n := grown(n, was.Collected[name]); n > 0 {
-			both(collected, one(n), "type", name)
+			kept(collected, one(n), "type", name)
 		}
 	}
 	for name, n := range d.Lost {
 		if n := grown(n, was.Lost[name]); n > 0 {
-			both(notCollected, one(n), "type", name, "reason", "Dropped")
+			kept(notCollected, one(n), "type", name, "reason", "Dropped")
 		}
 	}
 	if flying := d.Running + d.Waiting; flying > 0 || m.open[key{id.Key(), Concurrent, ""}].Count > 0 {

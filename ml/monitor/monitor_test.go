@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -301,6 +302,29 @@ func TestFiltersAreReadAsAzureMonitorDoes(t *testing.T) {
 		got := strings.TrimSpace(fmt.Sprint(terms))
 		if err != nil || got != c.want {
 			t.Errorf("%q: %s, %v; want %s", c.text, got, err, c.want)
+		}
+	}
+}
+
+func TestTheMetricsOfAzureMonitorHaveItsDimensions(t *testing.T) {
+	requests := []string{"deployment", "statusCode", "statusCodeClass", "modelStatusCode"}
+	instance := []string{"instanceId"}
+	for scope, metrics := range map[string]map[string][]string{
+		endpoint.EndpointType: {
+			"ConnectionsActive": nil, "NewConnectionsPerSecond": nil, "NetworkBytes": nil, "RequestsPerMinute": requests,
+			"RequestLatency": requests[:1], "RequestLatency_P50": requests[:1], "RequestLatency_P90": requests[:1], "RequestLatency_P95": requests[:1], "RequestLatency_P99": requests[:1],
+			"DataCollectionEventsPerMinute": {"deployment", "type"}, "DataCollectionErrorsPerMinute": {"deployment", "reason", "type"},
+		},
+		endpoint.DeploymentType: {
+			"CpuUtilizationPercentage": instance, "CpuMemoryUtilizationPercentage": instance, "GpuUtilizationPercentage": instance, "GpuMemoryUtilizationPercentage": instance,
+			"GpuEnergyJoules": instance, "DiskUtilization": {"instanceId", "disk"}, "DeploymentCapacity": {"instanceId", "State"},
+			"DataCollectionEventsPerMinute": {"instanceId", "type"}, "DataCollectionErrorsPerMinute": {"instanceId", "reason", "type"},
+		},
+	} {
+		for name, want := range metrics {
+			if d, ok := find(scope, name); !ok || !slices.Equal(d.Dimensions, want) {
+				t.Errorf("%s of %s has the dimensions %v (%v), want %v", name, scope, d.Dimensions, ok, want)
+			}
 		}
 	}
 }
