@@ -1,10 +1,14 @@
 package deploy
 
 import (
+	"context"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"lapis/ml"
 	"lapis/ml/compute"
 	"lapis/ml/endpoint"
 	"lapis/ml/serving"
@@ -114,6 +118,7 @@ func TestRequestsGoToInstancesThatAreReadyAndToOthersOnlyWhenNoneIs(t *testing.T
 		{[]serving.GroupInstance{in(1, serving.Ready), in(2, serving.Starting), in(3, serving.Ready)}, 3, "e/blue/g1/1 e/blue/g1/3"},
 		{[]serving.GroupInstance{in(1, serving.Failed), in(2, serving.Stopping)}, 2, "e/blue/g1/1"},
 		{[]serving.GroupInstance{in(1, serving.Ready), in(2, serving.Ready), in(3, serving.Ready)}, 1, "e/blue/g1/1"},
+		{[]serving.GroupInstance{in(1, serving.Stopping), in(2, serving.Ready)}, 1, "e/blue/g1/2"},
 		{nil, 1, ""},
 	} {
 		g.instances = c.instances
@@ -207,5 +212,61 @@ func TestZerosHaveTheShapeThatAModelDeclares(t *testing.T) {
 		if got := string(zeroRequest(c.inputs)); got != c.want {
 			t.Errorf("%+v: %s", c.inputs, got)
 		}
+	}
+}
+
+func TestTheLatestOfWhatWasReplacedIsKeptAndNoneWhereMemoryIsShort(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	free := int64(50)
+	d := New(Config{Machine: Machine{Memory: 100}, Free: func() int64 { return free }, Now: func() time.Time { return now }})
+	var all []replacement
+	for n := range maxKept + 3 {
+		all = append(all, replacement{task: strconv.Itoa(n), since: now.Add(time.Duration(n) * time.Second)})
+	}
+	got := d.kept(slices.Clone(all))
+	if len(got) != maxKept || got[0].task != strconv.Itoa(maxKept+2) || got[maxKept-1].task != "3" {
+		t.Errorf("%+v", got)
+	}
+	if free = 9; len(d.kept(all)) != 0 {
+		t.Error("a tenth of the memory is not free, and groups are kept")
+	}
+}
+
+func TestWhatWasReplacedIsKeptForAWhile(t *testing.T) {
+	replaced := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	now := replaced
+	d := New(Config{Now: func() time.Time { return now }})
+	site := ml.Site{GUID: "w"}
+	r := stored{deployment(t, "blue"), Status{Live: &Generation{ID: "two", At: replaced.Format(time.RFC3339)}, Previous: &Generation{ID: "one"}}}
+	runs := map[string]compute.Observed{"w/e/blue/one": {Phase: compute.Running}}
+	if p, ok := d.replacement(site, r, runs); !ok || p.task != "w/e/blue/one" || p.generation.ID != "one" {
+		t.Errorf("%+v %v", p, ok)
+	}
+	if _, ok := d.replacement(site, r, map[string]compute.Observed{"w/e/blue/one": {Phase: compute.Exited}}); ok {
+		t.Error("a group that has ended is kept")
+	}
+	now = replaced.Add(keepFor)
+	if _, ok := d.replacement(site, r, runs); ok {
+		t.Error("it is kept for ever")
+	}
+	now, r.status.Previous = replaced, nil
+	if _, ok := d.replacement(site, r, runs); ok {
+		t.Error("what never was is kept")
+	}
+}
+
+func TestWorkOnADeploymentKeepsTheLoopAwayUntilTheLastOfItIsDone(t *testing.T) {
+	d := New(Config{})
+	id := deployment(t, "blue").ID
+	first, second := d.occupy(id), d.occupy(id)
+	first()
+	d.background(t.Context(), id, func(context.Context) { t.Error("the loop works on what is being changed") })
+	second()
+	done := make(chan struct{})
+	d.background(t.Context(), id, func(context.Context) { close(done) })
+	<-done
+	d.work.Wait()
+	if len(d.busy) != 0 {
+		t.Errorf("%v", d.busy)
 	}
 }

@@ -74,7 +74,6 @@ type Model struct {
 	File    bool         `json:"file,omitempty"`
 	Base    string       `json:"base"`  // last name of its path
 	Mount   string       `json:"mount"` // folder that holds Base, below inputs/ of the task
-	Job     string       `json:"job,omitempty"`
 
 	mlmodel *mlmodel // once it was read
 }
@@ -438,7 +437,7 @@ func (d *Deployer) model(ctx context.Context, w wanted) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Name: r.ID.Parent().Name(), Version: r.ID.Name(), Type: p.Text("modelType"), URL: at.URL, Job: p.Text("jobName"),
+	m := &Model{Name: r.ID.Parent().Name(), Version: r.ID.Name(), Type: p.Text("modelType"), URL: at.URL,
 		Tree: compute.Tree{Container: at.Container, Prefix: at.Path}}
 	mount := w.deployment.ModelMountPath
 	if mount == "" {
