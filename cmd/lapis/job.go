@@ -152,11 +152,7 @@ func jobCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		rows := []map[string]any{}
-		for _, a := range list {
-			rows = append(rows, map[string]any{"path": a.Path, "size": a.Size})
-		}
-		return n.out.print(s.out, rows, []string{"path", "size"})
+		return n.printFiles(s, list)
 	})
 	n.nameFlag(cmd, &name)
 

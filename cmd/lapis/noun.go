@@ -252,15 +252,7 @@ func (n *noun) show(example string) {
 		if name == "" {
 			name = s.Workspace // of no other noun is the name left out
 		}
-		path := n.path(s, name)
-		if n.versioned {
-			v, err := n.pick(cmd, s, name, version, label)
-			if err != nil {
-				return err
-			}
-			path += "/versions/" + v
-		}
-		raw, err := s.Get(cmd.Context(), path)
+		_, raw, err := n.read(cmd, s, name, version, label)
 		if err != nil {
 			return err
 		}
@@ -296,6 +288,20 @@ func (n *noun) versionFlags(cmd *cobra.Command, version, label *string) {
 	cmd.Flags().StringVarP(version, "version", "v", "", "version of the "+n.title)
 	cmd.Flags().StringVarP(label, "label", "l", "", "label in place of a version, such as latest")
 	cmd.MarkFlagsMutuallyExclusive("version", "label")
+}
+
+// read reads the resource that the flags mean, and tells where it is.
+func (n *noun) read(cmd *cobra.Command, s *session, name, version, label string) (path string, raw []byte, err error) {
+	path = n.path(s, name)
+	if n.versioned {
+		v, err := n.pick(cmd, s, name, version, label)
+		if err != nil {
+			return "", nil, err
+		}
+		path += "/versions/" + v
+	}
+	raw, err = s.Get(cmd.Context(), path)
+	return path, raw, err
 }
 
 // pick gives the version that the flags mean; none means the latest.
@@ -499,15 +505,7 @@ func (n *noun) update(example string, flags map[string]string) *cobra.Command {
 		if len(set)+len(removed) == 0 {
 			return fault.Invalid("Nothing is to be changed. Name a field, as in --set tags.team=vision.")
 		}
-		path := n.path(s, name)
-		if n.versioned {
-			v, err := n.pick(cmd, s, name, version, label)
-			if err != nil {
-				return err
-			}
-			path += "/versions/" + v
-		}
-		raw, err := s.Get(cmd.Context(), path)
+		path, raw, err := n.read(cmd, s, name, version, label)
 		if err != nil {
 			return err
 		}

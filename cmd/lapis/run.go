@@ -540,6 +540,15 @@ func (n *noun) runMetrics() {
 	cmd.Flags().IntVar(&points, "points", 100, "how many points to show, about")
 }
 
+// printFiles prints the files of a run or a job.
+func (n *noun) printFiles(s *session, list []client.Artifact) error {
+	rows := []map[string]any{}
+	for _, a := range list {
+		rows = append(rows, map[string]any{"path": a.Path, "size": a.Size})
+	}
+	return n.out.print(s.out, rows, []string{"path", "size"})
+}
+
 func (n *noun) runFiles() {
 	var name, path string
 	cmd := n.verb("files", "List the artefacts of a run", "  lapis run files --name RUN -o table", func(cmd *cobra.Command, s *session) error {
@@ -547,11 +556,7 @@ func (n *noun) runFiles() {
 		if err != nil {
 			return err
 		}
-		rows := []map[string]any{}
-		for _, a := range list {
-			rows = append(rows, map[string]any{"path": a.Path, "size": a.Size})
-		}
-		return n.out.print(s.out, rows, []string{"path", "size"})
+		return n.printFiles(s, list)
 	})
 	n.runFlag(cmd, &name)
 	cmd.Flags().StringVar(&path, "path", "", "folder of the artefacts (default all)")
