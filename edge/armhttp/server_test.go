@@ -43,7 +43,16 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	slow := make(chan struct{}, 1)
-	m := manager.New(resource.NewTypes(scope.Subscriptions(), scope.Groups(),
+	tasks := NewTasks()
+	m := manager.New(resource.NewTypes(scope.Subscriptions(), scope.Groups(), tasks.DeploymentType(),
+		&resource.Type{Name: "Microsoft.X/spaces/kettles", Title: "kettle", Async: true, Provision: func(ctx context.Context, _ resource.Resource) (json.RawMessage, error) {
+			select {
+			case <-slow:
+				return json.RawMessage(`{"provisioningState":"Succeeded","boils":true}`), nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}},
 		&resource.Type{Name: "Microsoft.X/spaces", Title: "space"},
 		&resource.Type{Name: "Microsoft.X/spaces/things", Title: "thing", Actions: map[string]resource.Action{
 			"echo":  {Run: func(_ context.Context, c resource.Call) (any, error) { return c.Body, nil }},
@@ -67,6 +76,7 @@ func newSite(t testing.TB) *site {
 	ctx, cancel := context.WithCancel(context.Background())
 	var loop sync.WaitGroup
 	loop.Go(func() { m.Run(ctx) })
+	loop.Go(func() { tasks.Run(ctx) })
 	var handler http.Handler
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	_, port, _ := strings.Cut(strings.TrimPrefix(server.URL, "http://"), ":")
@@ -75,7 +85,10 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	arm := New(m, origins, quiet)
+	none := func(resource.ID, resource.Document, resource.Document) (resource.ID, json.RawMessage, error) {
+		return resource.ID{}, nil, nil
+	}
+	arm := New(m, origins, quiet, Deployments{Manager: m, Wanted: none, Provided: func(string) bool { return false }, Tasks: tasks, RepliesIn: 50 * time.Millisecond}.Routes()...)
 	handler = edge.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("x-release") != "" {
 			slow <- struct{}{}

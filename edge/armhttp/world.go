@@ -21,6 +21,7 @@ type world struct {
 	view        resource.View
 	correlation string
 	preview     bool
+	kept        func()                    // is called once the deployment is kept
 	passed      map[string]map[string]any // what was passed over, as the template has it
 }
 
