@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -286,5 +287,31 @@ func TestPausesGrowToThirtySeconds(t *testing.T) {
 	}
 	if fmt.Sprint(got) != "[0s 1ns 2ns 4ns 8ns 16ns 30ns 30ns 30ns]" {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestAProgramThatTakesGRPCCallsAloneIsReady(t *testing.T) {
+	for _, c := range []struct {
+		kind  string
+		ready bool
+	}{{"application/grpc", true}, {"text/plain", false}} {
+		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Content-Type") == "application/grpc" {
+				w.Header().Set("Content-Type", c.kind)
+				w.Header().Set("Grpc-Status", "12")
+			}
+		}))
+		srv.Config.Protocols = new(http.Protocols)
+		srv.Config.Protocols.SetUnencryptedHTTP2(true)
+		srv.Start()
+		port := srv.Listener.Addr().(*net.TCPAddr).Port
+		err := (&Program{Probe: "/live"}).probe(context.Background(), &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, port)
+		if (err == nil) != c.ready {
+			t.Errorf("one that answers calls with %s: %v", c.kind, err)
+		}
+		srv.Close()
+		if err := (&Program{Probe: "/live"}).probe(context.Background(), http.DefaultClient, port); err == nil {
+			t.Error("one that is not there is ready")
+		}
 	}
 }

@@ -200,6 +200,9 @@ func (p *Program) probe(ctx context.Context, client *http.Client, port int) erro
 	}
 	a, err := client.Do(q)
 	if err != nil {
+		if takesCalls(ctx, port, p.Probe) {
+			return nil
+		}
 		return err
 	}
 	_ = a.Body.Close() // only the status is asked for
@@ -207,6 +210,27 @@ func (p *Program) probe(ctx context.Context, client *http.Client, port int) erro
 		return fmt.Errorf("GET %s answers %s", p.Probe, a.Status)
 	}
 	return nil
+}
+
+// takesCalls tells whether the program speaks gRPC, and so perhaps nothing else:
+// such a server answers a call that it does not know, too.
+func takesCalls(ctx context.Context, port int, path string) bool {
+	q, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+local(port)+path, http.NoBody)
+	if err != nil {
+		return false
+	}
+	q.Header.Set("Content-Type", "application/grpc")
+	q.Header.Set("Te", "trailers")
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols, Proxy: nil}
+	defer transport.CloseIdleConnections()
+	a, err := (&http.Client{Timeout: probeTimeout, Transport: transport}).Do(q)
+	if err != nil {
+		return false
+	}
+	_ = a.Body.Close()
+	return strings.HasPrefix(a.Header.Get("Content-Type"), "application/grpc")
 }
 
 // listens tells whether a process of the group of pid listens on the port. The
