@@ -22,6 +22,7 @@ SERVER = r"""
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,15 +30,19 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
-var kept [][]byte
+var kept []byte
 
 func main() {
 	if why := os.Getenv("FAIL"); why != "" {
 		fmt.Fprintln(os.Stderr, why)
 		os.Exit(3)
+	}
+	if n, _ := strconv.Atoi(os.Getenv("ALLOCATE")); n > 0 {
+		kept = bytes.Repeat([]byte("x"), n<<20)
 	}
 	http.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {})
 	http.HandleFunc("/v1/predict", func(w http.ResponseWriter, r *http.Request) {
@@ -143,7 +148,7 @@ def server(engine, tmp_path, monkeypatch):
 
 # What the clients of the tests begin with.
 CLIENT = r"""
-import json, os, pathlib, sys, time, requests
+import concurrent.futures, json, os, pathlib, sys, time, requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import *
 from azure.core.exceptions import HttpResponseError
@@ -158,12 +163,12 @@ def deploy(name="blue", environment=image, **settings):
     settings = {"instance_type": "Standard_DS1_v2", "instance_count": 1, **settings}
     return ml.online_deployments.begin_create_or_update(ManagedOnlineDeployment(name=name, endpoint_name="images", environment=environment, **settings), skip_script_validation=True).result()
 
-def fails(**settings):
+def fails(name="bad", **settings):
     try:
-        deploy(name="bad", **settings)
+        deploy(name=name, **settings)
     except HttpResponseError as e:
         first = e.error.message.splitlines()[0]
-        logged = ml.online_deployments.get_logs("bad", "images", lines=50).splitlines()
+        logged = ml.online_deployments.get_logs(name, "images", lines=50).splitlines()
         assert logged[0] == first, (first, logged)
         return first
     raise AssertionError("it does not fail")
@@ -237,12 +242,19 @@ def test_what_is_wrong_with_an_image_is_said_first(server, engine):
         first = fails(environment_variables={"FAIL": "no weights found"})
         assert first.startswith("no weights found") and "3" in first, first
         probe = ProbeSettings(initial_delay=1, period=1, failure_threshold=1)
+        slow = {"readiness_probe": probe, "liveness_probe": probe}
         nowhere = Environment(image=image.image, inference_config={**routes, "readiness_route": route("/nowhere")})
-        first = fails(environment=nowhere, readiness_probe=probe, liveness_probe=probe)
-        assert "/nowhere" in first and "404" in first, first
-        deaf = {k: {**v, "port": 8502} for k, v in routes.items()}
-        first = fails(environment=Environment(image=image.image, inference_config=deaf), readiness_probe=probe, liveness_probe=probe)
-        assert "8502" in first, first
+        deaf = Environment(image=image.image, inference_config={k: {**v, "port": 8502} for k, v in routes.items()})
+        with concurrent.futures.ThreadPoolExecutor() as beside:
+            nowhere = beside.submit(fails, name="nowhere", environment=nowhere, **slow)
+            deaf = beside.submit(fails, name="deaf", environment=deaf, **slow)
+            hungry = beside.submit(fails, name="hungry", environment_variables={"ALLOCATE": "1500"}, instance_type="Standard_B1ls")
+        assert "/nowhere" in nowhere.result() and "404" in nowhere.result(), nowhere.result()
+        assert "8502" in deaf.result(), deaf.result()
+        if hungry.exception() is None:
+            assert "more than the 0.5 GiB of memory of Standard_B1ls" in hungry.result(), hungry.result()
+        else:
+            assert "not enforced" in ml.online_deployments.get_logs("hungry", "images", lines=500), hungry.exception()
     """)
 
 
