@@ -138,7 +138,7 @@ func (d Deployments) read(r *http.Request, a resource.Address, v resource.View) 
 	if given(p.TemplateLink) || given(p.ParametersLink) {
 		return body, nil, nil, fault.Invalid("The deployment names its template or its parameters by a link: nothing is fetched for a deployment here. Send them in it ('template', 'parameters'; with az, --template-file).").With("InvalidTemplateLink").At("properties.templateLink")
 	}
-	w := &world{d: d, ctx: r.Context(), view: v, caller: identity.Of(r.Context()), correlation: r.Header.Get("x-ms-correlation-request-id"), passed: map[string]map[string]any{}}
+	w := &world{d: d, ctx: r.Context(), view: v, caller: identity.Of(r.Context()), correlation: r.Header.Get("x-ms-correlation-request-id"), passed: map[string]map[string]any{}, secrets: map[string]map[string]any{}}
 	if _, err := w.manager().Get(w.ctx, w.caller, group, v); err != nil {
 		return body, nil, nil, err
 	}
@@ -205,7 +205,7 @@ func (w *world) plan(t *template.Template) ([]planned, error) {
 		}
 		all = append(all, planned{s.ID, body})
 	}
-	if _, err := t.Outputs(w); err != nil {
+	if _, _, err := t.Outputs(w); err != nil {
 		return nil, refused(err)
 	}
 	return all, nil
@@ -388,7 +388,7 @@ func (w *world) deploy(id resource.ID, t *template.Template, mode string, parame
 	outputs := map[string]any{}
 	if first == nil {
 		var err error
-		if outputs, err = t.Outputs(w); err != nil {
+		if outputs, w.secrets[id.Key()], err = t.Outputs(w); err != nil {
 			f := fault.Find(err)
 			if f == nil {
 				return resource.Resource{}, nil, err

@@ -22,6 +22,7 @@ type world struct {
 	correlation string
 	preview     bool
 	kept        func()                    // is called once the deployment is kept
+	secrets     map[string]map[string]any // outputs of the templates in it that are not shown, by key
 	passed      map[string]map[string]any // what was passed over, as the template has it
 }
 
@@ -71,6 +72,9 @@ func (w *world) List(id resource.ID, action string, body json.RawMessage) (any, 
 	if w.preview { // it may be a secret, and may have effects
 		return nil, template.ErrLater
 	}
+	if id.Is(deployments) && strings.EqualFold(action, "listOutputsWithSecureValues") {
+		return w.outputs(id)
+	}
 	reply, err := w.manager().Act(w.ctx, manager.Request{ID: id, Caller: w.caller, Correlation: w.correlation, View: w.view, Action: action, Body: body})
 	if err != nil {
 		return nil, err
@@ -80,6 +84,21 @@ func (w *world) List(id resource.ID, action string, body json.RawMessage) (any, 
 		return nil, err
 	}
 	return template.Decode(raw)
+}
+
+// outputs are those of a deployment of this one, with their secrets.
+func (w *world) outputs(id resource.ID) (any, error) {
+	found, err := w.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	props, _ := found["properties"].(map[string]any)
+	all, _ := props["outputs"].(map[string]any)
+	if all == nil {
+		all = map[string]any{}
+	}
+	maps.Copy(all, w.secrets[id.Key()])
+	return all, nil
 }
 
 // pass keeps what is made anyway, for those who refer to it.

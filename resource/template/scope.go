@@ -159,7 +159,17 @@ func (e scope) text(v string) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		before := e.t.secretly
+		e.t.secretly = false
 		made, err := e.eval(n)
+		secretly := e.t.secretly
+		e.t.secretly = before || secretly
+		if secretly && e.world != nil && e.world.Preview() { // previews are shown
+			return nil, ErrLater
+		}
+		if secretly && fault.Find(err) != nil {
+			return nil, Invalid("The expression %s cannot be evaluated: what it makes of a secret fails.", fault.Clip(v))
+		}
 		if err != nil && e.world != nil && e.world.Preview() {
 			asks := false
 			calls(n, func(c call) { asks = asks || runtime(c.name) })

@@ -59,6 +59,8 @@ type Template struct {
 	given      map[string]json.RawMessage
 	unknown    map[string]bool // parameters whose values a preview does not know
 	known      map[string]any  // values of parameters and variables
+	hidden     map[string]bool // variables that are made of secrets
+	secretly   bool            // a secret was read
 	evaluating map[string]bool
 	variables  map[string]json.RawMessage
 	loops      map[string]propertyLoop // that make variables
@@ -143,7 +145,7 @@ func read(source json.RawMessage, given resource.Document, unknown map[string]bo
 	if err != nil {
 		return nil, Invalid("The template must be a JSON object.")
 	}
-	t := &Template{source: source, site: at, group: at.Group, defined: map[string]definition{}, given: map[string]json.RawMessage{}, unknown: unknown, known: map[string]any{},
+	t := &Template{source: source, site: at, group: at.Group, defined: map[string]definition{}, given: map[string]json.RawMessage{}, unknown: unknown, known: map[string]any{}, hidden: map[string]bool{},
 		evaluating: map[string]bool{}, variables: map[string]json.RawMessage{}, loops: map[string]propertyLoop{}, functions: map[string]ownFunction{},
 		types: map[string]Parameter{}, nodes: map[string]node{}, copies: map[string]bool{}, work: work}
 	t.base = scope{t: t}
@@ -333,6 +335,9 @@ func (t *Template) parameter(name string) (any, error) {
 	if t.unknown[key] {
 		return nil, ErrLater
 	}
+	if secret(t.typeOf(d.Parameter).Type) {
+		t.secretly = true
+	}
 	at := "properties.parameters." + d.name
 	return t.once("parameters."+key, func() (any, error) {
 		raw, given := t.given[key]
@@ -361,6 +366,12 @@ func (t *Template) parameter(name string) (any, error) {
 // variable is the value of a variable.
 func (t *Template) variable(name string) (any, error) {
 	key := strings.ToLower(name)
+	before := t.secretly
+	t.secretly = t.hidden[key]
+	defer func() {
+		t.hidden[key] = t.secretly
+		t.secretly = t.secretly || before
+	}()
 	return t.once("variables."+key, func() (any, error) {
 		e := scope{t: t}
 		if l, ok := t.loops[key]; ok {
@@ -987,25 +998,26 @@ func (s *Step) Nested(w World) (*Template, error) {
 	return t, nil
 }
 
-// Outputs are what the template says when all is made, as a deployment shows it.
-func (t *Template) Outputs(w World) (map[string]any, error) {
+// Outputs are what the template says when all is made, as a deployment shows it,
+// and beside them the values of those that are secret.
+func (t *Template) Outputs(w World) (made, secrets map[string]any, err error) {
 	e := t.base
 	e.world = w
-	made := map[string]any{}
+	made, secrets = map[string]any{}, map[string]any{}
 	for _, name := range t.outputs.Names() {
 		one := t.outputs.Object(name)
 		var p Parameter
 		if err := json.Unmarshal(one.Raw(), &p); err != nil {
-			return nil, Invalid("The template's output '%s' is not what is expected: %v", fault.Clip(name), err)
+			return nil, nil, Invalid("The template's output '%s' is not what is expected: %v", fault.Clip(name), err)
 		}
 		p = t.typeOf(p)
 		if raw, ok := one["condition"]; ok {
 			v, err := e.raw(raw)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			if on, ok := v.(bool); !ok {
-				return nil, Invalid("The condition of the template's output '%s' must be true or false.", fault.Clip(name))
+				return nil, nil, Invalid("The condition of the template's output '%s' must be true or false.", fault.Clip(name))
 			} else if !on {
 				continue
 			}
@@ -1017,7 +1029,7 @@ func (t *Template) Outputs(w World) (map[string]any, error) {
 		if raw, ok := one["copy"]; ok {
 			var loop map[string]any
 			if loop, ok = mustObject(raw); !ok {
-				return nil, Invalid("The 'copy' of the template's output '%s' must be an object.", fault.Clip(name))
+				return nil, nil, Invalid("The 'copy' of the template's output '%s' must be an object.", fault.Clip(name))
 			}
 			pass := e
 			pass.loop = name
@@ -1026,16 +1038,18 @@ func (t *Template) Outputs(w World) (map[string]any, error) {
 			v, err = e.raw(one["value"])
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := t.fits(p, "The output '"+name+"'", v); err != nil && !w.Preview() {
-			return nil, err
+			return nil, nil, err
 		}
-		if !secret(p.Type) {
+		if secret(p.Type) {
+			secrets[name] = map[string]any{"type": shown["type"], "value": v}
+		} else {
 			shown["value"] = v
 		}
 	}
-	return made, nil
+	return made, secrets, nil
 }
 
 func mustObject(raw json.RawMessage) (map[string]any, bool) {

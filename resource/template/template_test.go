@@ -129,7 +129,7 @@ func TestLoopsMakeResourcesPropertiesVariablesAndOutputs(t *testing.T) {
 	if s := read.Steps; !s[5].Waits(s[3]) || !s[5].Waits(s[4]) || s[4].Waits(s[3]) {
 		t.Error("a batch waits for the one before, and its members not for each other")
 	}
-	outputs, err := read.Outputs(w)
+	outputs, _, err := read.Outputs(w)
 	if got := string(Encode(outputs)); err != nil || got != `{"all":{"type":"Array","value":["x0","x1","x2"]}}` {
 		t.Error(got, err)
 	}
@@ -152,7 +152,10 @@ func TestWhatIsAskedForComesFirst(t *testing.T) {
 	if got := bodies(t, w, read); !slices.Equal(got, want) {
 		t.Errorf("%s", strings.Join(got, "\n"))
 	}
-	outputs, err := read.Outputs(w)
+	outputs, secrets, err := read.Outputs(w)
+	if got := string(Encode(secrets)); got != `{"own":{"type":"SecureString","value":"hidden"}}` {
+		t.Error(got)
+	}
 	if got := string(Encode(outputs)); err != nil || got != `{"id":{"type":"String","value":"it"},"own":{"type":"SecureString"}}` {
 		t.Error(got, err)
 	}
@@ -246,7 +249,7 @@ func TestSymbolicNamesStandForResources(t *testing.T) {
 	if got := bodies(t, w, read); !slices.Equal(got, want) {
 		t.Errorf("%s", strings.Join(got, "\n"))
 	}
-	if outputs, err := read.Outputs(w); err != nil || string(Encode(outputs)) != `{"o":{"type":"Array","value":[0,1]}}` {
+	if outputs, _, err := read.Outputs(w); err != nil || string(Encode(outputs)) != `{"o":{"type":"Array","value":[0,1]}}` {
 		t.Error(outputs, err)
 	}
 }
@@ -365,6 +368,35 @@ func TestWhatATemplateCannotBeIsRefusedByName(t *testing.T) {
 	}
 	if _, err := readText(t, `{"parameters":{"p":{"type":"secureString","minLength":9,"allowedValues":["x"]}},"resources":[]}`, `{"p":{"value":"mysecretword"}}`); err == nil || strings.Contains(err.Error(), "mysecret") {
 		t.Error("a secret is not told:", err)
+	}
+}
+
+func TestSecretsAreNotTold(t *testing.T) {
+	source := func(value string) string {
+		return `{"parameters": {"s": {"type": "secureString"}}, "variables": {"of": "[concat(parameters('s'), '!')]", "all": {"of": "[variables('of')]"}},
+			"resources": [{"type": "P.X/a", "name": "n", "properties": {"v": "` + value + `", "other": "[toUpper('plain')]"}}]}`
+	}
+	for _, value := range []string{"[parameters('s')]", "[variables('of')]", "[toLower(variables('all').of)]"} {
+		read, err := readText(t, source(value), `{"s": {"value": "mysecretword"}}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // what is known already is no less secret
+			shown := bodies(t, there{t: t, sketch: true}, read)[0]
+			if strings.Contains(shown, "mysecretword") || !strings.Contains(shown, `"other":"PLAIN"`) {
+				t.Error("a preview shows", shown)
+			}
+			if made := bodies(t, there{t: t}, read)[0]; !strings.Contains(made, "mysecretword") {
+				t.Error("what is made is", made)
+			}
+		}
+	}
+	read, err := readText(t, source("[json(variables('of'))]"), `{"s": {"value": "mysecretword"}}`)
+	if err == nil {
+		_, err = read.Steps[0].Body(there{t: t})
+	}
+	if err == nil || strings.Contains(err.Error(), "mysecretword") {
+		t.Error(err)
 	}
 }
 

@@ -124,7 +124,10 @@ def test_templates_in_templates_and_the_mode_complete(az, group, unique, write):
         **SCHEMA,
         "parameters": {"name": {"type": "string"}},
         "resources": [workspace("[parameters('name')]")],
-        "outputs": {"said": {"type": "string", "value": f"[reference(resourceId('{ML}', parameters('name')), '2024-04-01').description]"}},
+        "outputs": {
+            "said": {"type": "string", "value": f"[reference(resourceId('{ML}', parameters('name')), '2024-04-01').description]"},
+            "secret": {"type": "secureString", "value": "hush"},
+        },
     }
     nested = {
         "type": "Microsoft.Resources/deployments",
@@ -132,9 +135,13 @@ def test_templates_in_templates_and_the_mode_complete(az, group, unique, write):
         "name": "nested",
         "properties": {"mode": "Incremental", "expressionEvaluationOptions": {"scope": "inner"}, "parameters": {"name": {"value": "[variables('name')]"}}, "template": inner},
     }
-    outputs = {"said": {"type": "string", "value": "[reference('nested').outputs.said.value]"}}
+    outputs = {
+        "said": {"type": "string", "value": "[reference('nested').outputs.said.value]"},
+        "length": {"type": "int", "value": "[length(listOutputsWithSecureValues('nested', '2022-09-01').secret.value)]"},
+    }
     made = az("deployment", "group", "create", "-g", group, "-f", write(variables={"name": name}, resources=[nested], outputs=outputs), "-n", "outer")
-    assert made["properties"]["outputs"]["said"]["value"] == "nested"
+    assert made["properties"]["outputs"]["said"]["value"] == "nested" and made["properties"]["outputs"]["length"]["value"] == 4
+    assert "hush" not in json.dumps(az("deployment", "group", "show", "-g", group, "-n", "nested"))
     assert {d["name"] for d in az("deployment", "group", "list", "-g", group)} == {"outer", "nested"}
 
     other = unique("ws")
