@@ -62,6 +62,7 @@ func (x *exchange) score() *refusal {
 			}
 			return unreachable
 		case timedOut:
+			i.report(false)
 			return late
 		case abandoned:
 			return callerLeft

@@ -56,7 +56,7 @@ func (x *exchange) callAny() *refusal {
 		no, unsent := x.callOne(i, body)
 		if unsent {
 			i.unreachable()
-		} else if no == nil || no == crashed || no == badReply {
+		} else if no == nil || no == crashed || no == badReply || no == late {
 			i.report(no == nil && !x.torn)
 		}
 		x.d.release(i)

@@ -217,30 +217,40 @@ func TestAnInstanceThatStaysAwayIsToldFromASlowOne(t *testing.T) {
 }
 
 func TestAnInstanceThatFailsIsLeftOutForAWhile(t *testing.T) {
-	h := open(t)
-	var sick atomic.Bool
-	sick.Store(true)
-	bad := startProcess(t, func(frame.Request, <-chan struct{}, write) *frame.Reply {
-		if sick.Load() {
-			return answer(500, "bad")
-		}
-		return answer(200, "better")
-	})
-	h.apply(endpointOf(deploymentOf("blue", 1, bad, startProcess(t, says("good")), startProcess(t, says("good")))))
-	until(t, "it is ejected", func() bool {
-		h.score("{}")
-		for _, e := range h.g.events.list {
-			if e.Kind == serving.EventEject {
-				return true
+	for how, fail := range map[string]func(gone <-chan struct{}) *frame.Reply{
+		"it answers 500": func(<-chan struct{}) *frame.Reply { return answer(500, "bad") },
+		"it never answers": func(gone <-chan struct{}) *frame.Reply {
+			<-gone
+			return nil
+		},
+	} {
+		h := open(t)
+		var sick atomic.Bool
+		sick.Store(true)
+		bad := startProcess(t, func(_ frame.Request, gone <-chan struct{}, _ write) *frame.Reply {
+			if sick.Load() {
+				return fail(gone)
 			}
+			return answer(200, "better")
+		})
+		d := deploymentOf("blue", 1, bad, startProcess(t, says("good")), startProcess(t, says("good")))
+		d.Timeout = 300 * time.Millisecond
+		h.apply(endpointOf(d))
+		until(t, "it is ejected: "+how, func() bool {
+			h.score("{}")
+			for _, e := range h.g.events.list {
+				if e.Kind == serving.EventEject {
+					return true
+				}
+			}
+			return false
+		})
+		if e := h.events()[0]; e.Instance != bad.ID || e.Reason == "" {
+			t.Errorf("%s: %+v", how, e)
 		}
-		return false
-	})
-	if e := h.events()[0]; e.Instance != bad.ID || e.Reason == "" {
-		t.Errorf("%+v", e)
+		sick.Store(false)
+		until(t, "it is back", func() bool { return h.score("{}").body == "better" })
 	}
-	sick.Store(false)
-	until(t, "it is back", func() bool { return h.score("{}").body == "better" })
 }
 
 func TestRequestsThatFailEverywhereCostNoInstance(t *testing.T) {
