@@ -278,6 +278,12 @@ def test_a_container_outlives_the_server_and_is_replaced_when_it_or_its_group_is
         os.kill(group, signal.SIGKILL)
     client(server, "until(lambda: ask().ok and ask().json()['host'] != %r)" % second[0][:12])
     assert len(engine.containers()) == 1 and engine.containers() != second
+    server.kill()
+    for group in groups(server):
+        os.kill(group, signal.SIGKILL)
+    assert engine.containers()
+    subprocess.run(["lapis", "down", "--data", server.data], env=server.started_in, check=True, timeout=120)
+    assert not engine.containers()
 
 
 def groups(server):
