@@ -41,7 +41,7 @@ func (d *Deployer) image(ctx context.Context, w wanted, s *Spec, env inference) 
 			return err
 		}
 		if from.URL != "" {
-			return fault.Invalid("The build context of the environment lies at %q, outside of this server; upload it.", clip(from.URL)).With("ImageBuildFailure").At(at)
+			return fault.Invalid("The build context of the environment lies at %q, outside of this server; upload it.", fault.Clip(from.URL)).With("ImageBuildFailure").At(at)
 		}
 		s.Build = &serving.Build{Account: from.Container.Account, Container: from.Container.Name, Prefix: blob.Folder(from.Path), Dockerfile: env.Build.Dockerfile}
 	case env.Image == "":

@@ -94,7 +94,7 @@ func (d *Deployer) Logs(ctx context.Context, r resource.Resource, container stri
 	case strings.EqualFold(container, StorageInitializer):
 		return readTail(d.logPath(r.ID), lines)
 	case container != "" && !strings.EqualFold(container, InferenceServer):
-		return "", fault.Invalid("'containerType' is %q; it must be %s or %s", clip(container), InferenceServer, StorageInitializer).With("ValidationError").At("containerType")
+		return "", fault.Invalid("'containerType' is %q; it must be %s or %s", fault.Clip(container), InferenceServer, StorageInitializer).With("ValidationError").At("containerType")
 	}
 	s := statusOf(r)
 	if f := s.Failure; f != nil && s.State != resource.Creating && s.State != resource.Updating {

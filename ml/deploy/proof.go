@@ -166,7 +166,7 @@ func said(body []byte) string {
 		}
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	return clip(first)
+	return fault.Clip(first)
 }
 
 // inTask is where the files of a group lie on this machine, which tells the user

@@ -540,13 +540,3 @@ func (d *Deployer) fileFlavor(ctx context.Context, file compute.Tree) (string, e
 	}
 	return "", nil
 }
-
-// clipped is how much of what a user wrote is told again, in bytes.
-const clipped = 200
-
-func clip(s string) string {
-	if len(s) <= clipped {
-		return s
-	}
-	return strings.ToValidUTF8(s[:clipped-3], "") + "..."
-}
