@@ -163,8 +163,7 @@ def test_what_a_model_did_is_counted(client):
     client.infer("single", x)
     # There are two instances, and each counts what it did itself.
     seen = [counted() for _ in range(20)]
-    most = max(seen, key=lambda c: c["runs"])
-    assert most["runs"] >= 1 and most["rows"] >= 3 and most["ns"] > 0
+    assert any(c["runs"] >= 1 and c["rows"] >= 3 and c["ns"] > 0 for c in seen), seen
 
 
 def test_tensors_without_elements_are_taken(client):
