@@ -30,7 +30,13 @@ class Allowed:
         )
 
 
-SCRIPTS = []
+# A caller is told the request's id by the gateway, whoever answered.
+IDS = Allowed("Every reply of an endpoint carries the request's id.", most=1500, where="^header x-(request-id|ms-client-request-id)$", theirs="^none$")
+
+# Also that which came in the older header.
+HARMLESS = Allowed("Of the id that a caller gives, 40 letters, digits, - and _ are kept.", most=100, where="^header x-ms-client-request-id$", theirs=r"^\['(a b|x{100}|\xe9)'\]$")
+
+SCRIPTS = [IDS, HARMLESS]
 
 MODELS = [
     Allowed(
@@ -59,6 +65,8 @@ NATIVE = [
 ]
 
 INPUT_DATA = [
+    IDS,
+    HARMLESS,
     Allowed("Every reply of an endpoint carries the request's id, and the name of the server whose contract is kept.", most=900, call=" (PUT|DELETE|PATCH) ", where="^header (x-ms-|x-request-id|traceid)", theirs="^none$"),
     Allowed("An id that is too long is refused before the method is.", most=60, call=" (PUT|DELETE|PATCH) ", where="^(status|body)$", theirs="405|method is not allowed", ours="431|must not exceed"),
     Allowed("MLflow's tables in CSV and Parquet are taken on /score too.", most=150, call="POST /score .*'(text/csv|application/vnd.apache.parquet)'", where="^(status|body|header (x-ms-run-|content-type))", theirs="415|Expects Content-Type|False|application/json|none"),

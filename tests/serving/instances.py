@@ -1,7 +1,8 @@
-"""Two ways to the same code of a user: an instance of Lapis, asked in frames as
-the gateway asks it, and the servers of others, asked over HTTP.
+"""The ways to the same code of a user: a deployment, asked through the gateway;
+an instance of Lapis, asked in frames as the gateway asks it; and the servers of
+others, asked over HTTP.
 
-Both give an Answer for method, target, headers and body.
+All give an Answer for method, target, headers and body.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import struct
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 DRIVER = pathlib.Path(os.environ.get("LAPIS_DRIVER") or REPOSITORY / "driver") / "lapis_group.py"
@@ -224,6 +227,42 @@ class Peer:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         self.folder.cleanup()
+
+
+class Deployed:
+    """A deployment, asked through the gateway with a key.
+
+    What the gateway makes of an answer is taken back: the status of a model that
+    failed is 424 to the caller, and the model's own is in a header.
+    """
+
+    OWN = {"azureml-model-deployment", "ms-azureml-model-error-statuscode", "ms-azureml-model-error-reason", "x-aml-reason"}
+
+    def __init__(self, uri, key, name):
+        at = urllib.parse.urlparse(uri)
+        self.port, self.prefix, self.key, self.name = at.port, at.path.removesuffix("/score"), key, name
+        self.service = self.prefix.rsplit("/", 1)[-1]  # what its documents call it
+
+    def ask(self, method, target, headers, body, timeout=120):
+        own = [("Authorization", f"Bearer {self.key}"), ("azureml-model-deployment", self.name)]
+        a = over_http(self.port, method, self.prefix + target, [*headers, *own], body, timeout)
+        assert a.all("azureml-model-deployment") == [self.name], a
+        told = a.all("ms-azureml-model-error-statuscode")
+        assert (a.status == 424) == bool(told) and (told or a.status < 400), a
+        return Answer(int(told[0]) if told else a.status, [(n, v) for n, v in a.headers if n.lower() not in self.OWN], a.body)
+
+
+def forwarded(headers):
+    """The headers of a request as the gateway passes them on: it gives the request an id of its own, and keeps 40 harmless characters of the caller's."""
+    out = []
+    for name, value in headers:
+        if name.lower() == "x-ms-client-request-id":
+            value = re.sub("[^A-Za-z0-9_-]", "", value)[:40]
+            if not value:
+                continue
+        if name.lower() != "x-request-id":
+            out.append((name, value))
+    return out
 
 
 def over_http(port, method, target, headers, body, timeout=60):

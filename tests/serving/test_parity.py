@@ -1,5 +1,6 @@
 """The same scripts and models served by Lapis and by the servers that people
-use today: the same requests, and the same answers.
+use today: the same requests, and the same answers. With Lapis they are deployed
+by the SDK and asked through the gateway, with a key.
 
 LAPIS_CASES says how many requests each script and model gets, LAPIS_SEED with
 which they are drawn. LAPIS_CASE=17 plays the 17th of them alone. What differs and may is
@@ -15,6 +16,7 @@ import os
 import pathlib
 import random
 import re
+import secrets
 import subprocess
 import sys
 
@@ -25,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import allowed  # noqa: E402
 import cases  # noqa: E402
 import models  # noqa: E402
-from instances import Answer, Instance, Peer, over_http, runner  # noqa: E402
+from instances import Answer, Deployed, Peer, forwarded, over_http  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 SEED = int(os.environ.get("LAPIS_SEED") or 1)
@@ -69,6 +71,8 @@ def seen(case, answer: Answer):
         if name == "header location":
             headers[name] = [re.sub(r"^http://[^/]*", "", values[0])]
     body = b"" if case.method == "HEAD" else answer.body
+    # Stack traces name the environment that the server runs in.
+    body = re.sub(rb'File \\"[^"]*?/site-packages/', rb'File \\"', body)
     return {"status": str(answer.status), "body": repr(body), **{name: repr(values) for name, values in headers.items()}}
 
 
@@ -154,34 +158,99 @@ def asking(server):
 AZURE = [pathlib.Path(sys.executable).parent / "azmlinfsrv", "--port", "{port}"]
 
 
-@pytest.fixture
-def serving(tmp_path):
-    """A function that serves a script's folder by both, and returns both."""
-    started = []
+@pytest.fixture(scope="module")
+def endpoint(ml):
+    """An endpoint, and its key."""
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    def serve(folder, **environ):
-        environ = {"AML_APP_ROOT": str(folder), "AZUREML_ENTRY_SCRIPT": "score.py", **environ}
-        for make in (lambda: Peer([*AZURE, "--entry_script", folder / "score.py"], environ), lambda: Instance({"LAPIS_GROUP_FLAVOR": "script", "WORKER_COUNT": "1", **environ})):
-            started.append(make())
-        return started
+    name = "parity-" + secrets.token_hex(3)
+    ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key")).result()
+    yield ml.online_endpoints.get(name), ml.online_endpoints.get_keys(name).primary_key
+    ml.online_endpoints.begin_delete(name).result()
 
-    yield serve
-    for server in started:
-        server.stop()
+
+@pytest.fixture(scope="module")
+def packages(ml):
+    """An environment with the packages that the other servers run with."""
+    from azure.ai.ml.entities import Environment
+
+    lines = (HERE.parent / "requirements-serving.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    version = "{}.{}".format(*sys.version_info[:2])
+    made = ml.environments.create_or_update(Environment(
+        name="parity-" + secrets.token_hex(3), image="mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04",
+        conda_file={"name": "parity", "dependencies": [f"python={version}", {"pip": pinned}]},
+    ))  # fmt: skip
+    return f"{made.name}:{made.version}"
+
+
+@pytest.fixture(scope="module")
+def deploy(ml, endpoint):
+    """Two functions: one makes a deployment and returns it, the other removes it."""
+    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings
+
+    made, key = endpoint
+
+    def add(name, **settings):
+        name = "d-" + name.replace("_", "-")
+        ml.online_deployments.begin_create_or_update(ManagedOnlineDeployment(
+            name=name, endpoint_name=made.name, instance_type="Standard_DS3_v2", instance_count=1, request_settings=OnlineRequestSettings(request_timeout_ms=90000), **settings,
+        )).result()  # fmt: skip
+        return Deployed(made.scoring_uri, key, name)
+
+    def remove(deployed):
+        ml.online_deployments.begin_delete(deployed.name, made.name).result()
+
+    return add, remove
+
+
+@pytest.fixture(scope="module")
+def script(request, deploy, packages):
+    """A deployment of a script, and its name."""
+    from azure.ai.ml.entities import CodeConfiguration
+
+    add, remove = deploy
+    served = add(request.param, code_configuration=CodeConfiguration(code=str(HERE / "scripts" / request.param), scoring_script="score.py"), environment=packages)
+    yield request.param, served
+    remove(served)
+
+
+@pytest.fixture(scope="module")
+def model(request, deploy, packages, folders):
+    """A deployment of a model, and its name; of those that are scored without Python, without an environment."""
+    from azure.ai.ml.entities import Model
+
+    add, remove = deploy
+    name, native = request.param
+    # Sets are printed in messages: in one order for both.
+    python = {} if native else {"environment": packages, "environment_variables": {"PYTHONHASHSEED": "0"}, "properties": {"serving.tier": "python"}}
+    served = add(("n-" if native else "m-") + name, model=Model(path=folders[name], type="mlflow_model"), **python)
+    yield name, served
+    remove(served)
+
+
+def through(ask):
+    """Ask another server as the gateway asks an instance."""
+    return lambda case: ask(dataclasses.replace(case, headers=forwarded(case.headers)))
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", cases.SCRIPTS)
-def test_a_script_is_answered_as_the_azure_inference_server_answers_it(serving, name):
-    theirs, ours = serving(HERE / "scripts" / name)
-    agree(name, asking(theirs), asking(ours), cases.for_script, allowed.SCRIPTS)
+@pytest.mark.parametrize("script", cases.SCRIPTS, indirect=True)
+def test_a_script_is_answered_as_the_azure_inference_server_answers_it(script):
+    name, ours = script
+    folder = HERE / "scripts" / name
+    theirs = Peer([*AZURE, "--entry_script", folder / "score.py"], {"AML_APP_ROOT": str(folder), "AZUREML_ENTRY_SCRIPT": "score.py", "SERVICE_NAME": ours.service})
+    try:
+        agree(name, through(asking(theirs)), asking(ours), cases.for_script, allowed.SCRIPTS)
+    finally:
+        theirs.stop()
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """The models, made once: name → folder."""
     root = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, HERE / "models.py", root], check=True, capture_output=True, timeout=240)
+    subprocess.run([sys.executable, HERE / "models.py", root], check=True, capture_output=True, timeout=900)
     return {path.name: path for path in sorted(root.iterdir())}
 
 
@@ -199,37 +268,32 @@ def mlflow(folders):
         peer.wait(30)
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", cases.COLUMNS)
-def test_a_model_is_answered_as_mlflow_answers_it(folders, mlflow, name):
-    folder = folders[name]
-    # Sets are printed in messages: in one order for both.
-    ours = Instance({"LAPIS_GROUP_FLAVOR": "mlflow", "LAPIS_GROUP_MODEL": str(folder), "PYTHONHASHSEED": "0"})
-    try:
-        agree(name, lambda c: over_http(mlflow[str(folder)], c.method, c.target, c.headers, c.body), asking(ours), cases.for_model, allowed.MODELS)
-    finally:
-        ours.stop()
+def over(port):
+    return lambda case: over_http(port, case.method, case.target, case.headers, case.body)
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", models.NATIVE)
-def test_a_model_is_answered_without_python_as_mlflow_answers_it(folders, mlflow, name):
-    folder = folders[name]
-    with runner(models.NATIVE[name], folder) as ours:
-        theirs = lambda c: apart(over_http(mlflow[str(folder)], c.method, c.target, c.headers, c.body))  # noqa: E731
-        agree(name, theirs, lambda c: apart(asking(ours)(c)), cases.for_native, allowed.NATIVE, same=numbers)
+@pytest.mark.parametrize("model", [(name, False) for name in cases.COLUMNS], ids=lambda m: m[0], indirect=True)
+def test_a_model_is_answered_as_mlflow_answers_it(model, folders, mlflow):
+    name, ours = model
+    agree(name, through(over(mlflow[str(folders[name])])), asking(ours), cases.for_model, allowed.MODELS)
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", ["forest", "bare", "tensor", "named", "params", "optional", "typed", "replies"])
-def test_a_model_is_answered_in_azures_form_as_the_azure_inference_server_answers_it(folders, name):
+@pytest.mark.parametrize("model", [(name, True) for name in models.NATIVE], ids=lambda m: m[0], indirect=True)
+def test_a_model_is_answered_without_python_as_mlflow_answers_it(model, folders, mlflow):
+    name, ours = model
+    theirs = through(over(mlflow[str(folders[name])]))
+    agree(name, lambda c: apart(theirs(c)), lambda c: apart(asking(ours)(c)), cases.for_native, allowed.NATIVE, same=numbers)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("model", [(name, False) for name in ["forest", "bare", "tensor", "named", "params", "optional", "typed", "replies"]], ids=lambda m: m[0], indirect=True)
+def test_a_model_is_answered_in_azures_form_as_the_azure_inference_server_answers_it(model, folders):
+    name, ours = model
     folder = str(folders[name])
-    theirs = Peer([*AZURE, "--entry_script", HERE / "nocode.py"], {"AZUREML_MODEL_DIR": folder, "AML_APP_ROOT": folder})
+    theirs = Peer([*AZURE, "--entry_script", HERE / "nocode.py"], {"AZUREML_MODEL_DIR": folder, "AML_APP_ROOT": folder, "SERVICE_NAME": ours.service})
     try:
-        ours = Instance({"LAPIS_GROUP_FLAVOR": "mlflow", "LAPIS_GROUP_MODEL": folder})
-        try:
-            agree(name, asking(theirs), asking(ours), cases.for_input_data, allowed.INPUT_DATA)
-        finally:
-            ours.stop()
+        agree(name, through(asking(theirs)), asking(ours), cases.for_input_data, allowed.INPUT_DATA)
     finally:
         theirs.stop()
