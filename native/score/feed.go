@@ -29,9 +29,6 @@ func (s *Server) takesColumns() bool {
 	return len(in) > 0 && in[0].Tensor == nil
 }
 
-// takesTensors tells whether the model takes arrays as they are.
-func (s *Server) takesTensors() bool { return !s.takesColumns() && s.flavor == "onnx" }
-
 // schema is the signature's inputs as MLflow writes them.
 func (s *Server) schema() string {
 	var out []string
