@@ -26,8 +26,8 @@ import lapis_log
 import lapis_settings
 import lapis_swagger
 import lapis_warm
+from lapis_failure import Failure
 from lapis_headers import find
-from lapis_worker import Failure
 
 MODULE = "azureml_inference_server_http.server.user_script"  # where errors say they come from
 LONGEST_ID = 100  # characters of a request's id

@@ -12,7 +12,7 @@ import lapis_azure
 import lapis_headers
 import lapis_log
 import lapis_settings
-from lapis_worker import Failure
+from lapis_failure import Failure
 
 logger = logging.getLogger("azmlinfsrv")
 

@@ -23,10 +23,12 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import traceback
 
 import lapis_frame as frame
+from lapis_failure import Failure
 
 PLACE_FRONT = struct.Struct("<QQ")
 NUMBER = struct.Struct("<Q")
@@ -34,16 +36,6 @@ NO_DEADLINE = (1 << 64) - 1
 BUFFER = 64 << 10  # bytes that are kept for requests
 WHOLE = 32 << 10  # bytes of a body that are copied to leave in one piece with its head
 PR_SET_PDEATHSIG = 1
-
-
-class Failure(Exception):
-    """Why an application cannot serve: the text's first line is for the user;
-    fatal tells that starting again cannot help."""
-
-    def __init__(self, text, fatal=True, code=3):
-        super(Failure, self).__init__(text)
-        self.fatal = fatal
-        self.code = code
 
 
 class Ended(BaseException):
@@ -59,7 +51,7 @@ def main(instance, listener, channel, board, offset, parent):
     become_own()
     w = Worker(instance, listener, channel, board, offset)
     signal.signal(signal.SIGTERM, w.told_to_end)
-    os.register_at_fork(after_in_child=w.forked)
+    os.register_at_fork(before=w.forks, after_in_parent=w.has_forked, after_in_child=w.forked)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the group holds it while it forks
         app = application()
@@ -138,6 +130,7 @@ class Worker(object):
         self.ending = False
         self.loaded = False
         self.accepting = False
+        self.held = threading.local()
 
     def told_to_end(self, *_):
         if not self.loaded:
@@ -152,6 +145,14 @@ class Worker(object):
             except OSError:
                 pass
 
+    def forks(self):
+        """Before the script forks: Python forgets signals that come to the new
+        process before it knows that it is one, so they have to wait."""
+        self.held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def has_forked(self):
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.held.mask)
+
     def forked(self):
         """In a process that the script forks: what ends it does not end this one."""
         if signal.getsignal(signal.SIGTERM) == self.told_to_end:
@@ -159,6 +160,7 @@ class Worker(object):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             except ValueError:
                 pass  # not the main thread
+        self.has_forked()
 
     def tell(self, what):
         try:
