@@ -139,7 +139,7 @@ func TestTheTreeThatAllResourcesHangOn(t *testing.T) {
 	})
 	t.Run("what cannot be deployed is refused before anything is made", func(t *testing.T) {
 		for name, body := range map[string]string{
-			"another template":   `{"properties":{"mode":"Incremental","template":{"resources":[]},"parameters":{}}}`,
+			"another template":   `{"properties":{"mode":"Incremental","template":{"resources":"none"},"parameters":{}}}`,
 			"no name":            `{"properties":{` + template + `}}`,
 			"another kind":       strings.Replace(body("hub"), `"location"`, `"kind":{"value":"palace"},"location"`, 1),
 			"no template at all": `{"properties":{}}`,
