@@ -626,7 +626,7 @@ func (d *Deployer) task(ctx context.Context, r resource.Resource, w wanted, g *g
 	if m := s.Model; m != nil {
 		in := compute.Input{Name: "model", Path: "inputs/" + m.Mount + "/" + m.Base, File: m.File, URL: m.URL, From: m.Tree}
 		t.Inputs = []compute.Input{in}
-		env[serving.GroupModelID] = m.Name + ":" + m.Version
+		env[serving.GroupModelID] = m.id()
 		export("AZUREML_MODEL_DIR", "/inputs/"+m.Mount)
 		export(serving.GroupModel, "/"+in.Path)
 		// Paths that people write as they are in Azure's containers lead to the same files.

@@ -270,3 +270,16 @@ func TestWorkOnADeploymentKeepsTheLoopAwayUntilTheLastOfItIsDone(t *testing.T) {
 		t.Errorf("%v", d.busy)
 	}
 }
+
+func TestAModelIsCalledByItsNameAndOneWithoutByItsFile(t *testing.T) {
+	for want, m := range map[string]Model{
+		"iris:3":   {Name: "iris", Version: "3", Base: "forest.onnx"},
+		"forest:1": {Name: "0f3a", Version: "1", Base: "forest.onnx", Unnamed: true},
+		"model:1":  {Name: "0f3a", Version: "1", Base: "model", Unnamed: true},
+		"0f3a:1":   {Name: "0f3a", Version: "1", Base: ".onnx", Unnamed: true},
+	} {
+		if got := m.id(); got != want {
+			t.Errorf("%+v is called %q", m, got)
+		}
+	}
+}

@@ -72,10 +72,22 @@ type Model struct {
 	Tree    compute.Tree `json:"tree"`
 	URL     string       `json:"url,omitempty"`
 	File    bool         `json:"file,omitempty"`
-	Base    string       `json:"base"`  // last name of its path
-	Mount   string       `json:"mount"` // folder that holds Base, below inputs/ of the task
+	Unnamed bool         `json:"unnamed,omitempty"` // it was given with the deployment, and its name made up
+	Base    string       `json:"base"`              // last name of its path
+	Mount   string       `json:"mount"`             // folder that holds Base, below inputs/ of the task
 
 	mlmodel *mlmodel // once it was read
+}
+
+// id is what requests call the model: NAME:VERSION, and one that nobody has named
+// by its file.
+func (m *Model) id() string {
+	if m.Unnamed {
+		if stem := strings.TrimSuffix(m.Base, path.Ext(m.Base)); stem != "" {
+			return stem + ":1"
+		}
+	}
+	return m.Name + ":" + m.Version
 }
 
 // Sample is a request that comes with the model and that it must answer before
@@ -439,6 +451,7 @@ func (d *Deployer) model(ctx context.Context, w wanted) (*Model, error) {
 	}
 	m := &Model{Name: r.ID.Parent().Name(), Version: r.ID.Name(), Type: p.Text("modelType"), URL: at.URL,
 		Tree: compute.Tree{Container: at.Container, Prefix: at.Path}}
+	_ = json.Unmarshal(p["isAnonymous"], &m.Unnamed) // nothing else than true makes it so
 	mount := w.deployment.ModelMountPath
 	if mount == "" {
 		mount = modelRoot
