@@ -45,7 +45,6 @@ type bench struct {
 	only                           string
 	rows                           []*row
 	missing                        []missed
-	loop                           time.Duration // one predict, called in a loop
 	facts                          []string
 }
 
@@ -165,17 +164,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	b.forest = filepath.Join(b.folder, "models")
-	out, err := exec.CommandContext(ctx, b.python, filepath.Join(b.folder, "peers", "train.py"), b.forest).Output()
-	if err != nil {
+	if _, err := exec.CommandContext(ctx, b.python, b.code("train.py"), b.forest).Output(); err != nil {
 		return fmt.Errorf("train the forest: %w", withOutput(err))
 	}
-	lines := strings.Fields(string(out))
-	µs, err := strconv.ParseFloat(lines[len(lines)-1], 64)
-	if err != nil {
-		return err
-	}
-	b.loop = time.Duration(µs * 1000)
-	b.facts = append(b.facts, fmt.Sprintf("`predict` of the scikit-learn forest on one row, called in a loop: %s (p50).", short(b.loop)))
 
 	l, err := startLapis(ctx, b.lapis, filepath.Join(b.folder, "lapis"))
 	if err != nil {

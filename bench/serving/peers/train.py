@@ -1,10 +1,9 @@
 """Train one forest of 100 trees and write it in every form that is served:
-python train.py FOLDER. Prints the median time of predict on one row, in µs."""
+python train.py FOLDER."""
 
 import json
 import pathlib
 import sys
-import time
 
 import joblib
 import mlflow
@@ -26,13 +25,3 @@ mlflow.sklearn.save_model(model, str(folder / "mlflow"), serialization_format="c
 joblib.dump(model, folder / "mlserver" / "forest.joblib")
 settings = {"name": "forest", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": "./forest.joblib", "version": "v1"}}
 (folder / "mlserver" / "model-settings.json").write_text(json.dumps(settings))
-
-row = x[:1]
-for _ in range(50):
-    model.predict(row)
-took = []
-for _ in range(400):
-    begun = time.perf_counter()
-    model.predict(row)
-    took.append(time.perf_counter() - begun)
-print(sorted(took)[len(took) // 2] * 1e6)
