@@ -75,10 +75,23 @@ def flavor_modules(folder):
         with open(os.path.join(find(folder), "MLmodel"), encoding="utf-8") as f:
             flavors = yaml.safe_load(f)["flavors"]
         modules = [flavors["python_function"]["loader_module"]]
+        if flavors.get("sklearn", {}).get("serialization_format") == "skops":
+            modules.append("skops.io")  # takes seconds: it looks at all that scikit-learn has
         known = {"sklearn": "sklearn.ensemble", "lightgbm": "lightgbm", "xgboost": "xgboost", "onnx": "onnxruntime", "pytorch": "torch"}
         return modules + [module for flavor, module in known.items() if flavor in flavors]
     except Exception:
         return []
+
+
+def prepare():
+    """Have MLflow find out which package each module is of.
+
+    It does so when it loads its first model, takes a second or two for it, and
+    keeps what it found.
+    """
+    from mlflow.utils import requirements_utils
+
+    requirements_utils._init_modules_to_packages_map()
 
 
 def load(folder):

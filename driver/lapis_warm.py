@@ -27,17 +27,22 @@ NEVER = frozenset(["tensorflow", "jax", "jaxlib", "grpc", "ray", "pyspark", "cup
 def imports():
     """Imports what the script imports, its output hidden; a generator, that
     pauses after each."""
-    if os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow":
+    mlflow = os.environ.get("LAPIS_GROUP_FLAVOR") == "mlflow"
+    if mlflow:
         import lapis_mlflow
 
-        names = lapis_mlflow.modules(os.environ.get("LAPIS_GROUP_MODEL", ""))
+        model = os.environ.get("LAPIS_GROUP_MODEL", "")
+        names = lapis_mlflow.modules(model) + pickled(model)
     else:
         names = named(script(), roots()) + pickled(os.environ.get("AZUREML_MODEL_DIR", ""))
     for name in names:
         if name.partition(".")[0] in NEVER:
             continue
-        hidden(name)
+        hidden(lambda: importlib.import_module(name.replace("azureml.contrib.services.", "azureml_inference_server_http.api.")))
         yield name
+    if mlflow:
+        hidden(lapis_mlflow.prepare)
+        yield "mlflow"
 
 
 def forks_well():
@@ -46,8 +51,8 @@ def forks_well():
     return threading.active_count() == 1
 
 
-def hidden(name):
-    """Imports a module; what it prints and whether it fails is nobody's affair."""
+def hidden(do):
+    """Does what imports modules; what that prints and whether it fails is nobody's affair."""
     before = list(sys.path)
     platform = os.environ.get("LAPIS_PLATFORM_PACKAGES")
     if platform:
@@ -58,7 +63,7 @@ def hidden(name):
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        importlib.import_module(name.replace("azureml.contrib.services.", "azureml_inference_server_http.api."))
+        do()
     except BaseException:
         pass
     finally:
