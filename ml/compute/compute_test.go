@@ -161,7 +161,7 @@ func TestSizesFollowFromTheirNames(t *testing.T) {
 			t.Errorf("%s: %+v %v", name, s, ok)
 		}
 	}
-	for _, name := range []string{"", "D2", "Standard_", "Standard_ZZ9", "Standard_D0_v2", "Standard_D2s v3", "large", "Standard_D9999"} {
+	for _, name := range []string{"", "D2", "Standard_", "Standard_ZZ9", "Standard_D0_v2", "Standard_D2s v3", "large", "Standard_D9999", "Standard_DS99_v2", "Standard_D6_v2", "Standard_D99s_v3", "Standard_F3s_v2"} {
 		if s, ok := ParseSize(name); ok {
 			t.Errorf("%q is %+v", name, s)
 		}

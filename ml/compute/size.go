@@ -60,8 +60,15 @@ func ParseSize(name string) (Size, bool) {
 	size := Size{Name: name, Family: "standard" + letters + "Family", VCPUs: n, MemoryGB: float64(n) * s.perCore}
 	legacy := m[3] != "" || m[6] == "" // STANDARD_DS3_V2, Standard_D3_v2, Standard_A2
 	version := strings.ToUpper(m[7])
-	if old, ok := numbered[letters+m[4]]; ok && legacy && (version == "" || strings.HasPrefix(version, "_V2")) {
+	old, isOld := numbered[letters+m[4]]
+	isOld = isOld && legacy && (version == "" || strings.HasPrefix(version, "_V2"))
+	switch {
+	case isOld:
 		size.VCPUs, size.MemoryGB = int(old[0]), old[1]
+	case letters == "D" && legacy && (version == "" || strings.HasPrefix(version, "_V2")):
+		return Size{}, false // they have been numbered to their end
+	case n > 1 && n%2 == 1 && letters != "A" && letters != "G": // those count sizes, others cores
+		return Size{}, false
 	}
 	if gb, ok := burstable[letters+m[4]+strings.ToUpper(m[6])]; ok {
 		size.MemoryGB = gb
