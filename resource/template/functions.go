@@ -257,6 +257,24 @@ func lambdaOf(e scope, c call, v any, least, most int) (lambda, error) {
 	return lambda{}, wants(e, c, v, fmt.Sprintf("a lambda with %d arguments", least))
 }
 
+// listAndLambda are the arguments of a function that asks a lambda of each item.
+func listAndLambda(e scope, c call, list, do any, least, most int) ([]any, lambda, error) {
+	items, err := listOf(e, c, list)
+	if err != nil {
+		return nil, lambda{}, err
+	}
+	l, err := lambdaOf(e, c, do, least, most)
+	return items, l, err
+}
+
+// twoTexts are the first two arguments, of a function of texts.
+func twoTexts(e scope, c call, args []any) (first, second string, err error) {
+	if first, err = textOf(e, c, args[0]); err == nil {
+		second, err = textOf(e, c, args[1])
+	}
+	return first, second, err
+}
+
 func ofText(do func(string) any) function {
 	return function{1, 1, func(e scope, c call, args []any) (any, error) {
 		s, err := textOf(e, c, args[0])

@@ -125,11 +125,7 @@ func place(e scope, c call, args []any, last bool) (any, error) {
 		}
 		return found, nil
 	}
-	s, err := textOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	part, err := textOf(e, c, args[1])
+	s, part, err := twoTexts(e, c, args)
 	if err != nil {
 		return nil, err
 	}
@@ -348,11 +344,7 @@ func indexFromEnd(e scope, c call, args []any) (any, error) {
 }
 
 func filter(e scope, c call, args []any) (any, error) {
-	list, err := listOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	l, err := lambdaOf(e, c, args[1], 1, 2)
+	list, l, err := listAndLambda(e, c, args[0], args[1], 1, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -374,11 +366,7 @@ func filter(e scope, c call, args []any) (any, error) {
 }
 
 func mapped(e scope, c call, args []any) (any, error) {
-	list, err := listOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	l, err := lambdaOf(e, c, args[1], 1, 2)
+	list, l, err := listAndLambda(e, c, args[0], args[1], 1, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -410,11 +398,7 @@ func mapValues(e scope, c call, args []any) (any, error) {
 }
 
 func reduce(e scope, c call, args []any) (any, error) {
-	list, err := listOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	l, err := lambdaOf(e, c, args[2], 2, 3)
+	list, l, err := listAndLambda(e, c, args[0], args[2], 2, 3)
 	if err != nil {
 		return nil, err
 	}
@@ -428,11 +412,7 @@ func reduce(e scope, c call, args []any) (any, error) {
 }
 
 func sorted(e scope, c call, args []any) (any, error) {
-	list, err := listOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	l, err := lambdaOf(e, c, args[1], 2, 2)
+	list, l, err := listAndLambda(e, c, args[0], args[1], 2, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -456,11 +436,7 @@ func sorted(e scope, c call, args []any) (any, error) {
 }
 
 func groupBy(e scope, c call, args []any) (any, error) {
-	list, err := listOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	l, err := lambdaOf(e, c, args[1], 1, 1)
+	list, l, err := listAndLambda(e, c, args[0], args[1], 1, 1)
 	if err != nil {
 		return nil, err
 	}

@@ -74,11 +74,7 @@ func uriComponentToString(e scope, c call, args []any) (any, error) {
 }
 
 func joinURI(e scope, c call, args []any) (any, error) {
-	base, err := textOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	relative, err := textOf(e, c, args[1])
+	base, relative, err := twoTexts(e, c, args)
 	if err != nil {
 		return nil, err
 	}
@@ -291,11 +287,7 @@ func substring(e scope, c call, args []any) (any, error) {
 }
 
 func atEdge(e scope, c call, args []any, holds func(s, part string) bool) (any, error) {
-	s, err := textOf(e, c, args[0])
-	if err != nil {
-		return nil, err
-	}
-	part, err := textOf(e, c, args[1])
+	s, part, err := twoTexts(e, c, args)
 	if err != nil {
 		return nil, err
 	}
