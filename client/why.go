@@ -107,11 +107,7 @@ func (c *Client) WhyEndpoint(ctx context.Context, name string) (*Why, error) {
 		if err != nil {
 			return nil, err
 		}
-		var r struct{ Name string }
-		if err := json.Unmarshal(raw, &r); err != nil {
-			return nil, fmt.Errorf("read deployment: %w", err)
-		}
-		d, err := c.whyDeployment(ctx, e.Name, r.Name, p.Traffic)
+		d, err := c.whyDeployment(ctx, e.Name, raw, p.Traffic)
 		if fault.Is(err, fault.Missing) {
 			continue // deleted meanwhile
 		}
@@ -130,14 +126,15 @@ func (c *Client) WhyDeployment(ctx context.Context, endpoint, name string) (*Why
 	if err != nil {
 		return nil, err
 	}
-	return c.whyDeployment(ctx, e.Name, name, e.Properties.Traffic)
-}
-
-func (c *Client) whyDeployment(ctx context.Context, endpoint, name string, traffic map[string]int) (*WhyDeployment, error) {
 	raw, err := c.Get(ctx, c.DeploymentPath(endpoint, name))
 	if err != nil {
 		return nil, err
 	}
+	return c.whyDeployment(ctx, e.Name, raw, e.Properties.Traffic)
+}
+
+// whyDeployment tells it of a deployment as the server sends it.
+func (c *Client) whyDeployment(ctx context.Context, endpoint string, raw json.RawMessage, traffic map[string]int) (*WhyDeployment, error) {
 	var r struct {
 		Name       string
 		Properties struct{ ProvisioningState string }
@@ -146,7 +143,8 @@ func (c *Client) whyDeployment(ctx context.Context, endpoint, name string, traff
 		return nil, fmt.Errorf("read deployment: %w", err)
 	}
 	w := &WhyDeployment{Name: r.Name, Endpoint: endpoint, State: r.Properties.ProvisioningState, Traffic: traffic[r.Name]}
-	if raw, err = c.Post(ctx, c.DeploymentPath(endpoint, name, "versions"), nil); err != nil {
+	raw, err := c.Post(ctx, c.DeploymentPath(endpoint, r.Name, "versions"), nil)
+	if err != nil {
 		return nil, err
 	}
 	type version struct {
