@@ -92,7 +92,13 @@ func (c *Cage) Kills() int {
 	if c == nil || c.kills == "" {
 		return 0
 	}
-	b, _ := os.ReadFile(c.kills)
+	return OOMKills(c.kills)
+}
+
+// OOMKills reads the count of processes that were killed for memory from a file of
+// the kernel's that has it; 0 where it has none.
+func OOMKills(file string) int {
+	b, _ := os.ReadFile(file)
 	for line := range bytes.Lines(b) {
 		if n, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "oom_kill "); ok {
 			kills, _ := strconv.Atoi(n)

@@ -261,23 +261,12 @@ func (c *cage) oomKills() int {
 	if c.unified {
 		file = "memory.events"
 	}
-	return oomKills(filepath.Join(c.memory, file))
+	return parts.OOMKills(filepath.Join(c.memory, file))
 }
 
 // machineOOM counts the processes that were killed for memory since the
 // machine started.
-func machineOOM() int { return oomKills("/proc/vmstat") }
-
-func oomKills(file string) int {
-	b, _ := readAll(file, 1<<20)
-	for line := range strings.Lines(string(b)) {
-		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
-			kills, _ := strconv.Atoi(n)
-			return kills
-		}
-	}
-	return 0
-}
+func machineOOM() int { return parts.OOMKills("/proc/vmstat") }
 
 // kill ends all that is in the cage.
 func (c *cage) kill() {
